@@ -1,0 +1,1 @@
+"""Learning: models, batches, the ZeRO engine, training, evaluation."""

@@ -1,0 +1,276 @@
+"""What a sweep file may say.
+
+`Settings` is what is computed: every field of it is identity, and any of its dotted paths may be an axis of the grid.
+`Runtime` is where and how: nothing of it ever reaches an id. `Sweep` is a file: settings, a grid, what to evaluate, what
+to keep, and a runtime. Names that refer to the catalog are checked in `grid`, where a point is known as a whole.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "Evaluate", "Mix", "Model", "OwnSet", "Prompt", "Runtime", "Settings", "Stop", "Sweep", "Table", "Text", "Train",
+    "TrainPart",
+]
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, strict=True)]
+Precision = Literal["fp32", "bf16", "bf16_pure"]
+
+
+class Strict(BaseModel):
+    """Frozen, and without room for keys that nobody reads."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Model(Strict):
+    """A model: a hub id, a local folder, a `.gguf` file, or a built-in one (`tiny`, `smollm2-135m`). A word is its name."""
+
+    name: Annotated[str, Field(min_length=1)]
+    revision: str | None = None
+    trust_remote_code: bool = False
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Stop(Strict):
+    """When a stage ends before its last epoch: `hits` steps, not necessarily in a row, whose loss is below `loss`."""
+
+    loss: Positive
+    hits: Count = 10
+
+
+StopRule = Literal["paper", "epochs", "memorized"] | Stop
+
+
+class TrainPart(Strict):
+    """Training settings that one stage may set for itself; `None` means as for all stages."""
+
+    lr: Positive | None = None
+    batch_size: Count | None = None
+    epochs: Count | None = None
+    stop: StopRule | None = None
+    max_length: Count | None = None
+    precision: Precision | None = None
+    order: Literal["reshuffled", "fixed"] | None = None
+    last_batch: Literal["keep", "drop"] | None = None
+    label_padding: Literal["ignore", "eos"] | None = None
+    weight_decay: NotNegative | None = None
+    warmup: Fraction | None = None
+    clip: Positive | None = None
+    betas: tuple[Fraction, Fraction] | None = None
+
+
+class Train(Strict):
+    """How every stage trains. The defaults are the paper's settings for Llama-3-8B.
+
+    A key that is one letter holds the settings of that stage alone: `b: {lr: 1e-5}`, or `train.b.lr` as an axis.
+    """
+
+    lr: Positive = 5e-5
+    batch_size: Count = 32
+    epochs: Count = 20
+    stop: StopRule = "paper"
+    max_length: Count = 2048
+    precision: Precision = "bf16"
+    order: Literal["reshuffled", "fixed"] = "reshuffled"
+    last_batch: Literal["keep", "drop"] = "keep"
+    label_padding: Literal["ignore", "eos"] = "ignore"
+    weight_decay: NotNegative = 0.0
+    warmup: Fraction = 0.05
+    clip: Positive = 1.0
+    betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    stages: dict[str, TrainPart] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_stages(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        letters = {key: part for key, part in value.items() if isinstance(key, str) and re.fullmatch("[a-z]", key)}
+        rest = {key: part for key, part in value.items() if key not in letters}
+        return {**rest, "stages": letters} if letters else rest
+
+    def of(self, letter: str) -> dict[str, Any]:
+        """The settings of one stage, by field name."""
+        common = {name: getattr(self, name) for name in type(self).model_fields if name != "stages"}
+        part = self.stages.get(letter)
+        own = {name: getattr(part, name) for name in TrainPart.model_fields} if part else {}
+        return common | {name: value for name, value in own.items() if value is not None}
+
+
+class Text(Strict):
+    """A corpus for the mixer `text`: a local file or folder, or a hub id, and the field that holds the text."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    field: str = "text"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Text:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of path and hub")
+        return self
+
+
+class Mix(Strict):
+    """How mixing data is drawn."""
+
+    words: Annotated[int, Field(ge=2, strict=True)] = 50
+    cut: Literal["described", "released"] = "described"
+    overlap: Literal["drop", "keep"] = "drop"
+    text: Text | None = None
+
+
+class Prompt(Strict):
+    """Whether prompts are stripped of outer white space: in training and evaluation, or in training only."""
+
+    strip: Literal["both", "train_only"] = "both"
+
+
+class Settings(Strict):
+    """What is computed. Every field is identity."""
+
+    model: Model
+    examples: Count = 2000
+    data_seed: Seed = 0
+    familiarity: Literal["unfamiliar", "all"] = "unfamiliar"
+    mixing: Mix = Mix()
+    train: Train = Train()
+    prompt: Prompt = Prompt()
+
+
+class OwnSet(Strict):
+    """A set of one's own: where its rows are, a prompt template over their fields, and the field of the target."""
+
+    path: str | None = None
+    hub: str | None = None
+    revision: str | None = None
+    config: str | None = None
+    split: str = "train"
+    prompt: Annotated[str, Field(min_length=1)]
+    target: Annotated[str, Field(min_length=1)]
+    subject: str | None = None
+    factoid: bool = True
+    scorer: Literal["exact", "contains", "numeric", "rouge_l"] | None = "exact"
+
+    @model_validator(mode="after")
+    def _one_place(self) -> OwnSet:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of path and hub")
+        return self
+
+
+class Every(Strict):
+    """How often D_A is asked along a stage: every so many steps, or every so many epochs."""
+
+    steps: Count | None = None
+    epochs: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_unit(self) -> Every:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError("give exactly one of steps and epochs")
+        return self
+
+
+class Evaluate(Strict):
+    """What is evaluated beyond D_A after each stage and each scored set after its own. A list is short for `sets`."""
+
+    sets: tuple[str, ...] = ()
+    every: Every = Every(epochs=1)
+    max_new_tokens: Count | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_list(cls, value: Any) -> Any:
+        return {"sets": value} if isinstance(value, list | tuple) else value
+
+
+class Table(Strict):
+    """The pivot that is printed after a run."""
+
+    rows: tuple[str, ...] = ("d_a", "mixer")
+    columns: str = "d_b"
+    value: str = "retention"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_from_word(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("rows"), str):
+            return {**value, "rows": [value["rows"]]}
+        return value
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(r"\d+(\.\d+)?\s*[kKMGT]?i?B?", text.strip()):
+        raise ValueError("write a size such as 500GB, 1.5TB or 800MiB")
+    return text
+
+
+class Runtime(Strict):
+    """Where and how: never part of an identity."""
+
+    workers: Count = 1
+    zero: Literal[0, 1, 2, 3] = 3
+    micro_batch: Count | None = None
+    offload: Literal["none", "optimizer", "all"] = "none"
+    gpus_per_worker: NotNegative | None = None
+    cpus_per_worker: Positive | None = None
+    isolate: bool = False
+    max_trials: Count | None = None
+    max_failures: Annotated[int, Field(ge=0, strict=True)] = 1
+    checkpoint_every: Positive = 600.0
+    max_store: Annotated[str, AfterValidator(_size)] | None = None
+
+
+Axis = tuple[Any, ...]
+
+
+class Sweep(Settings):
+    """A sweep file: a model, training settings, and axes to vary."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    grid: dict[str, Axis]
+    exclude: tuple[dict[str, Any], ...] = ()
+    sets: dict[Annotated[str, Field(pattern=NAME_PATTERN)], OwnSet] = {}
+    evaluate: Evaluate = Evaluate()
+    keep: Literal["shared", "all", "none"] = "shared"
+    table: Table = Table()
+    runtime: Runtime = Runtime()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _axes_from_scalars(cls, value: Any) -> Any:
+        if isinstance(value, dict) and isinstance(value.get("grid"), dict):
+            grid = {axis: values if isinstance(values, list | tuple) else [values] for axis, values in value["grid"].items()}
+            return {**value, "grid": grid}
+        return value
+
+    def settings(self) -> Settings:
+        """The part that is computed, without the file's other sections."""
+        return Settings.model_construct(**{name: getattr(self, name) for name in Settings.model_fields})
+
+
+def size_in_bytes(text: str) -> int:
+    """`500GB` → 500 · 10⁹, `1GiB` → 2³⁰."""
+    number, unit, binary = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kKMGT]?)(i?)B?", text.strip()).groups()
+    base = 1024 if binary else 1000
+    return math.floor(float(number) * base ** " kMGT".index(unit.replace("K", "k") or " "))
