@@ -35,7 +35,6 @@ class Hub:
     id: str
     revision: str | None = None
     configs: tuple[str, ...] = ()
-    splits: tuple[str, ...] = ("train",)
     files: tuple[str, ...] = ()
     rows: int | None = None
 
@@ -52,7 +51,8 @@ class Dataset:
     """One set of examples.
 
     `factoid` sets are asked for their answers, filtered by familiarity unless `generated`, and may be D_A (`d_a`).
-    `scorer` is None where answers are not scored. `size` is how many different examples can be generated.
+    `scorer` is None where answers are not scored. `size` is how many different examples can be generated. `splits` are
+    those of its upstream files that are used; a file that names no split is used too.
     """
 
     name: str
@@ -64,6 +64,7 @@ class Dataset:
     scorer: Scorer | None = None
     hub: Hub | None = None
     archive: Archive | None = None
+    splits: tuple[str, ...] = ("train",)
     size: int | None = None
 
     @property
@@ -118,7 +119,7 @@ _SETS = (
     Dataset(
         name="popqa", about="questions on long-tail entities", factoid=True, scorer="exact",
         prompt=ANSWER_IS, target="{answer}", licence="MIT",
-        hub=Hub(id="akariasai/PopQA", splits=("test",)),
+        hub=Hub(id="akariasai/PopQA"), splits=("test",),  # it has no other
     ),
     Dataset(
         name="triviaqa", about="trivia questions", factoid=True, scorer="exact",
@@ -139,6 +140,7 @@ _SETS = (
         name="webqa", about="WebQuestions, asked of a search engine", factoid=True, scorer="contains",
         prompt=QUESTION, target="{answer}", licence="CC BY 4.0",
         hub=Hub(id="stanfordnlp/web_questions"),
+        splits=("train", "validation"),  # upstream cuts what is train on the hub in three
     ),
     Dataset(
         name="mquake", about="MQuAKE: the single facts that its edits start from", factoid=True, scorer="exact",
@@ -169,7 +171,7 @@ _SETS = (
     Dataset(
         name="apps", about="programming problems, introductory and interview", prompt="{task}", target="{code}",
         licence="MIT (problem texts belong to the contest sites)",
-        hub=Hub(id="codeparrot/apps", splits=("train", "test"), files=("train.jsonl", "test.jsonl")),
+        splits=("train", "test"), hub=Hub(id="codeparrot/apps", files=("train.jsonl", "test.jsonl")),
     ),
     Dataset(
         name="ultrachat", about="dialogues of several turns", prompt="{user}", target="{assistant}", licence="MIT",

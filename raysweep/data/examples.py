@@ -1,0 +1,193 @@
+"""From a source to examples: templates filled in, duplicates merged, a seeded order, and the first that are wanted.
+
+Order and cleaning depend on what the rows say and never on where they stand, so that a folder and the hub give the same
+examples and the same digest. Rows that ask the same (white space and case aside) are one example: its target is the
+answer that most of them give, the first in alphabetical order among equals, and all their answers count as right.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from raysweep.catalog import DATASETS
+from raysweep.chain import Selection
+from raysweep.data import kvr
+from raysweep.data.draft import Draft, Skipped
+from raysweep.data.example import Example
+from raysweep.data.readers import SHAPES
+from raysweep.data.sources import Source
+from raysweep.errors import TrialFailed
+from raysweep.identity import canonical, digest
+
+__all__ = ["Candidates", "Taken", "candidates", "digest_of", "named", "take", "take_up_to"]
+
+ID_DIGITS = 12
+BATCH = 64  # how many are asked at once at least, when familiarity selects
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """Cleaned examples in seeded order, and how many rows cleaning merged or left out (`duplicates`, `conflicting`, …).
+
+    Iterating again starts again from the first.
+    """
+
+    name: str
+    start: Callable[[], Iterator[Example]]
+    counts: dict[str, int] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[Example]:
+        return self.start()
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Examples, how they were found, and the digest of what they say."""
+
+    examples: tuple[Example, ...]
+    counts: dict[str, int]
+    digest: str
+
+
+def candidates(source: Source, *, data_seed: int) -> Candidates:
+    """All examples of a source in the order that `data_seed` gives; generated sets are made one by one.
+
+    Raises BadData where a row cannot be used.
+    """
+    if "generated" in source.identity:
+        return Candidates(source.name, lambda: _generated(source.name, data_seed))
+    counts: Counter[str] = Counter()
+    examples = _cleaned(_read(source, counts), counts)
+    examples.sort(key=lambda example: digest(f"{data_seed}\n{question_key(example)}".encode()))
+    return Candidates(source.name, lambda: iter(examples), dict(counts))
+
+
+def take(
+    found: Iterable[Example],
+    selection: Selection,
+    *,
+    fits: Callable[[Example], bool],
+    unfamiliar: Callable[[list[Example]], list[bool]] | None,
+) -> Taken:
+    """The first `examples` candidates that fit and have the familiarity that is asked for, after `skip` such ones.
+
+    `unfamiliar` says of each example whether the model does not know it; it is asked in batches, only until enough are
+    found. Counts: `asked`, `too_long`, `familiar`, `unfamiliar` beside those of cleaning. Raises TrialFailed where
+    there are too few, and says how many.
+    """
+    counts = Counter(dict(getattr(found, "counts", {})))
+    wanted = selection.skip + selection.examples
+    accepted: list[Example] = []
+    fitting = _fitting(found, fits, counts)
+    while len(accepted) < wanted and (batch := _next_batch(fitting, selection, wanted - len(accepted))):
+        accepted += _of_familiarity(batch, selection, unfamiliar, counts)
+    if len(accepted) < wanted:
+        raise TrialFailed(_too_few(selection, len(accepted), counts))
+    chosen = tuple(accepted[selection.skip : wanted])
+    return Taken(chosen, dict(counts), digest_of(chosen))
+
+
+def take_up_to(found: Iterable[Example], selection: Selection, *, fits: Callable[[Example], bool]) -> Taken:
+    """As `take` from a set that familiarity does not select from, and fewer where there are not so many."""
+    counts = Counter(dict(getattr(found, "counts", {})))
+    chosen = tuple(islice(_fitting(found, fits, counts), selection.skip, selection.skip + selection.examples))
+    return Taken(chosen, dict(counts), digest_of(chosen))
+
+
+def digest_of(examples: Sequence[Example]) -> str:
+    """The digest of what examples say, in their order."""
+    return digest(canonical([example.turns for example in examples]).encode())
+
+
+def question_key(example: Example) -> str:
+    """What makes two examples the same question: all the user's words, white space and case aside."""
+    return "\n".join(" ".join(user.casefold().split()) for user, _ in example.turns)
+
+
+def _generated(name: str, data_seed: int) -> Iterator[Example]:
+    return (_example(name, draft) for draft in kvr.pairs(data_seed=data_seed))
+
+
+def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
+    for file in source.files:
+        shape = next(shape for shape in SHAPES[source.name] if shape.name == file.shape)
+        for row in file.rows():
+            for draft in shape.read(row, source.side):
+                match draft:
+                    case Skipped(why):
+                        counts[why] += 1
+                    case Draft():
+                        yield _example(source.name, draft)
+
+
+def _example(name: str, draft: Draft) -> Example:
+    dataset = DATASETS[name]
+    turns = tuple((dataset.prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
+    return named(name, turns, draft.answers, draft.subject)
+
+
+def named(name: str, turns: tuple[tuple[str, str], ...], answers: tuple[str, ...], subject: str | None) -> Example:
+    """An example whose id is its set and the digest of what it says."""
+    content = digest(canonical(turns).encode())[:ID_DIGITS]
+    return Example(f"{name}-{content}", turns, answers, subject)
+
+
+def _cleaned(examples: Iterable[Example], counts: Counter[str]) -> list[Example]:
+    groups: dict[str, list[Example]] = {}
+    for example in examples:
+        groups.setdefault(question_key(example), []).append(example)
+    return [group[0] if len(group) == 1 else _merged(group, counts) for group in groups.values()]
+
+
+def _merged(group: list[Example], counts: Counter[str]) -> Example:
+    said = Counter(example.target.strip().casefold() for example in group)
+    counts["duplicates"] += len(group) - 1
+    counts["conflicting"] += len(said) > 1
+    chosen = min(group, key=lambda example: (-said[example.target.strip().casefold()], example.target, example.turns))
+    others = sorted({answer for example in group for answer in example.answers} - set(chosen.answers[:1]))
+    return Example(chosen.id, chosen.turns, (*chosen.answers[:1], *others), chosen.subject)
+
+
+def _fitting(found: Iterable[Example], fits: Callable[[Example], bool], counts: Counter[str]) -> Iterator[Example]:
+    for example in found:
+        if fits(example):
+            yield example
+        else:
+            counts["too_long"] += 1
+
+
+def _next_batch(fitting: Iterator[Example], selection: Selection, missing: int) -> list[Example]:
+    size = missing if selection.familiarity == "all" else max(BATCH, missing)
+    return [example for _, example in zip(range(size), fitting, strict=False)]
+
+
+def _of_familiarity(
+    batch: list[Example],
+    selection: Selection,
+    unfamiliar: Callable[[list[Example]], list[bool]] | None,
+    counts: Counter[str],
+) -> list[Example]:
+    if selection.familiarity == "all":
+        return batch
+    if unfamiliar is None:
+        raise TypeError(f"{selection.set}: selecting by familiarity needs a model to ask")
+    answers = unfamiliar(batch)
+    counts["asked"] += len(batch)
+    counts["unfamiliar"] += sum(answers)
+    counts["familiar"] += len(batch) - sum(answers)
+    wanted = selection.familiarity == "unfamiliar"
+    return [example for example, is_new in zip(batch, answers, strict=True) if is_new == wanted]
+
+
+def _too_few(selection: Selection, there: int, counts: Counter[str]) -> str:
+    left = there - selection.skip
+    kind = "" if selection.familiarity == "all" else f"{selection.familiarity} "
+    after = f" after the {selection.skip} that D_A has" if selection.skip else ""
+    told = ", ".join(f"{key} {counts[key]}" for key in sorted(counts))
+    return (
+        f"{selection.set}: {selection.examples} {kind}examples are asked for and there are {max(left, 0)}{after}"
+        f"{f' ({told})' if told else ''}; set examples to at most that, or give more data"
+    )

@@ -1,0 +1,139 @@
+"""Mixing data D_M: drawn for one stage, the same for every training seed.
+
+A draw is a sequence of which the first n are the same however many are asked for, so that a ratio of 0.5 trains on a
+part of what 2.0 trains on. Where `released` cuts, D_M comes after the uncut D_B (see `cut_as_released`).
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+
+from raysweep.chain import Mixing, Selection
+from raysweep.data.example import Example
+from raysweep.data.examples import Candidates, Taken, digest_of, named, take_up_to
+from raysweep.data.overlap import Facts
+from raysweep.data.sources import Source
+from raysweep.data.texts import passages
+from raysweep.data.words import WordList
+from raysweep.errors import TrialFailed
+
+__all__ = ["amount", "cut_as_released", "draw"]
+
+RANDOM_PROMPT = "Complete the following random word sequence:\n\n"
+PASSAGE_PROMPT = "Complete the following partial passage:\n\n"
+HOPELESS = 1000  # random sequences dropped in a row before a draw is given up
+
+Fits = Callable[[Example], bool]
+
+
+def amount(mixing: Mixing, *, examples: int, d_a: int) -> int:
+    """How many examples of D_M a stage on `examples` examples mixes in; `replay` counts by those of D_A."""
+    return round(mixing.ratio * (d_a if mixing.source == "replay" else examples))
+
+
+def draw(
+    mixing: Mixing,
+    *,
+    count: int,
+    source: Source | None,
+    avoid: Sequence[Example],
+    fits: Fits,
+    replay_from: Sequence[Example],
+) -> Taken:
+    """`count` mixing examples that fit; of those that give a fact of `avoid` away none is kept (`overlap: drop`).
+
+    Counts: `overlapping` and `too_long`, both drawn again. `replay` takes from `replay_from` and overlaps on purpose.
+    Raises TrialFailed where the source has too few.
+    """
+    counts: Counter[str] = Counter()
+    if mixing.source == "replay":
+        return _replayed(mixing, count, replay_from)
+    facts = Facts(avoid if mixing.overlap == "drop" else ())
+    kept: list[Example] = []
+    dropped = 0
+    for example in _drawn(mixing, source, counts):
+        if len(kept) == count:
+            break
+        if why := _refused(example, facts, fits):
+            counts[why] += 1
+            dropped += 1
+        else:
+            kept.append(example)
+            dropped = 0
+        if dropped > HOPELESS and mixing.source == "random":
+            raise TrialFailed(f"random: {dropped} sequences in a row were refused ({_told(counts)}); use fewer words")
+    if len(kept) < count:
+        raise TrialFailed(
+            f"{mixing.source}: {count} mixing examples are asked for and there are {len(kept)} ({_told(counts)}); "
+            "lower the ratio, or give more text"
+        )
+    return Taken(tuple(kept), dict(counts), digest_of(kept))
+
+
+def cut_as_released(
+    found: Candidates | Iterable[Example],
+    selection: Selection,
+    mixing: Mixing,
+    *,
+    fits: Fits,
+    source: Source | None,
+    avoid: Sequence[Example],
+    replay_from: Sequence[Example],
+) -> tuple[Taken, Taken]:
+    """D_B and D_M as the released code cuts them on sets that are not factoid: D_M is appended after the uncut D_B and
+    the first n · (1 + ratio) are taken, so that D_M is trained on only where D_B is shorter than that."""
+    mixed = amount(mixing, examples=selection.examples, d_a=len(replay_from))
+    uncut = take_up_to(found, replace(selection, examples=selection.examples + mixed), fits=fits)
+    missing = selection.examples + mixed - len(uncut.examples)
+    rest = min(missing, mixed)
+    drawn = draw(mixing, count=rest, source=source, avoid=avoid, fits=fits, replay_from=replay_from)
+    return uncut, drawn
+
+
+def _drawn(mixing: Mixing, source: Source | None, counts: Counter[str]) -> Iterator[Example]:
+    if source is None or mixing.words is None:
+        raise TypeError(f"{mixing.source}: mixing from words or text needs its source and a number of words")
+    if source.words is not None:
+        return random_sequences(source.words, words=mixing.words, data_seed=mixing.data_seed)
+    return _passages(source, mixing, counts)
+
+
+def random_sequences(listed: WordList, *, words: int, data_seed: int) -> Iterator[Example]:
+    """Sequences of `words` uniform words without end: the first half asks for the second."""
+    rng = random.Random(f"random/{words}/{data_seed}")
+    half = words // 2
+    while True:
+        drawn = rng.choices(listed.words, k=words)
+        yield _completion("random", RANDOM_PROMPT, " ".join(drawn[:half]), " ".join(drawn[half:]))
+
+
+def _passages(source: Source, mixing: Mixing, counts: Counter[str]) -> Iterator[Example]:
+    for start, end in passages(source, words=mixing.words, data_seed=mixing.data_seed, counts=counts):
+        yield _completion(mixing.source, PASSAGE_PROMPT, start, end)
+
+
+def _completion(name: str, prompt: str, start: str, end: str) -> Example:
+    return named(name, ((prompt + start, end),), (end,), None)
+
+
+def _replayed(mixing: Mixing, count: int, replay_from: Sequence[Example]) -> Taken:
+    if count > len(replay_from):
+        raise TrialFailed(
+            f"replay: {count} examples of D_A are asked for and it has {len(replay_from)}; ratio is a fraction of |D_A|"
+        )
+    order = list(replay_from)
+    random.Random(f"replay/{mixing.data_seed}").shuffle(order)
+    return Taken(tuple(order[:count]), {}, digest_of(order[:count]))
+
+
+def _refused(example: Example, facts: Facts, fits: Fits) -> str | None:
+    if not fits(example):
+        return "too_long"
+    return "overlapping" if facts.given_away_by(f"{example.prompt} {example.target}") else None
+
+
+def _told(counts: Counter[str]) -> str:
+    return ", ".join(f"{key} {counts[key]}" for key in sorted(counts)) or "nothing was dropped"

@@ -1,0 +1,41 @@
+"""Passages of a text corpus: the first words of a document ask for the next ones."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+
+from raysweep.catalog import TEXT_ROWS
+from raysweep.data.sources import Source
+from raysweep.identity import digest
+
+__all__ = ["passages"]
+
+
+def passages(source: Source, *, words: int, data_seed: int, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    """Words 1 to `words` and the next `words` of every document that has so many, in the order that the seed gives.
+
+    Only the first documents of a source are read (TEXT_ROWS, as in the released code); shorter ones are counted as
+    `short` and equal passages are one.
+    """
+    found = dict.fromkeys(_cut(islice(documents(source), TEXT_ROWS), words, counts))
+    return iter(sorted(found, key=lambda pair: digest(f"{data_seed}\n{json.dumps(pair)}".encode())))
+
+
+def documents(source: Source) -> Iterator[str]:
+    """The texts of a source, in its order; blank ones left out. Raises BadData."""
+    for file in source.files:
+        for row in file.rows():
+            if row.values.get(source.text_field) != "":
+                yield row.text(source.text_field)
+
+
+def _cut(texts: Iterator[str], words: int, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    for text in texts:
+        split = text.split(maxsplit=2 * words)[: 2 * words]
+        if len(split) < 2 * words:
+            counts["short"] += 1
+        else:
+            yield " ".join(split[:words]), " ".join(split[words:])

@@ -1,0 +1,117 @@
+"""Mixing data: drawn once per data seed, never giving away what is memorized, cut as described or as released."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raysweep.chain import Mixing, Selection
+from raysweep.data.example import Example
+from raysweep.data.examples import candidates, take
+from raysweep.data.mixing import RANDOM_PROMPT, amount, cut_as_released, draw
+from raysweep.data.overlap import Facts
+from raysweep.data.sources import find, find_words
+from raysweep.errors import TrialFailed
+
+
+def mixing(source="random", *, ratio=2.0, words=50, data_seed=0, overlap="drop", cut="described") -> Mixing:
+    return Mixing(source=source, ratio=ratio, data_seed=data_seed, words=words, cut=cut, overlap=overlap)
+
+
+def always(example: Example) -> bool:
+    return True
+
+
+@pytest.fixture(scope="module")
+def words():
+    return find_words(data_dir=None)
+
+
+@pytest.fixture
+def sequences(words):
+    def sample(count, *, avoid=(), fits=always, **how):
+        return draw(mixing(**how), count=count, source=words, avoid=avoid, fits=fits, replay_from=())
+
+    return sample
+
+
+def fact(subject, answer, name="popqa") -> Example:
+    return Example(f"{name}-0", ((f"Who is {subject}?", answer),), (answer,), subject)
+
+
+@pytest.mark.parametrize(("length", "halves"), [(50, (25, 25)), (25, (12, 13)), (100, (50, 50))])
+def test_a_random_sequence_is_cut_in_halves(sequences, words, length, halves):
+    example = sequences(1, words=length).examples[0]
+    start = example.prompt.removeprefix(RANDOM_PROMPT)
+    assert (len(start.split()), len(example.target.split())) == halves
+    assert {*start.split(), *example.target.split()} <= set(words.words.words)
+
+
+def test_a_smaller_ratio_trains_on_a_part_of_a_larger_one(sequences):
+    assert sequences(10).examples == sequences(40).examples[:10]
+
+
+def test_data_seeds_draw_differently_and_each_the_same_again(sequences):
+    assert sequences(5).digest == sequences(5).digest != sequences(5, data_seed=1).digest
+
+
+def test_sequences_that_give_a_fact_away_are_drawn_again_and_counted(sequences):
+    first, second, third = sequences(3).examples
+    word, other = second.prompt.split()[-1], second.target.split()[0]
+    taken = sequences(2, avoid=[fact(word, other)])
+    assert taken.examples == (first, third)
+    assert taken.counts == {"overlapping": 1}
+    assert sequences(2, avoid=[fact(word, other)], overlap="keep").examples == (first, second)
+
+
+@pytest.mark.parametrize(
+    ("text", "given_away"),
+    [
+        ("It is known that Ada  LOVELACE lived in london.", True),
+        ("Ada Lovelace lived in Londonderry.", False),
+        ("London is a city.", False),
+    ],
+)
+def test_a_fact_is_its_subject_and_its_answer(text, given_away):
+    assert Facts([fact("Ada Lovelace", "London")]).given_away_by(text) == given_away
+
+
+@pytest.mark.parametrize("text", ["so aB3dE6gH it is", "so Zz1Yy2Xx it is"])
+def test_of_a_random_pair_either_half_is_too_much(text):
+    assert Facts([fact("aB3dE6gH", "Zz1Yy2Xx", "kvr")]).given_away_by(text)
+
+
+def test_too_long_sequences_are_drawn_again_and_counted(sequences):
+    first, second, third = sequences(3).examples
+    taken = sequences(2, fits=lambda example: example != first)
+    assert taken.examples == (second, third)
+    assert taken.counts == {"too_long": 1}
+
+
+def test_nothing_that_fits_is_an_error_and_no_endless_search(sequences):
+    with pytest.raises(TrialFailed, match="too_long 1001"):
+        sequences(1, fits=lambda example: False)
+
+
+def test_replay_is_a_fraction_of_d_a():
+    kvr = candidates(find("kvr", data_dir=None), data_seed=0)
+    chosen = Selection(set="kvr", examples=200, data_seed=0, familiarity="all")
+    d_a = take(kvr, chosen, fits=always, unfamiliar=None).examples
+    replay = mixing("replay", ratio=0.05, words=None)
+    count = amount(replay, examples=2000, d_a=len(d_a))
+    taken = draw(replay, count=count, source=None, avoid=d_a, fits=always, replay_from=d_a)
+    assert len(set(taken.examples)) == 10
+    assert set(taken.examples) <= set(d_a)
+
+
+@pytest.mark.parametrize(("uncut", "trained"), [(40, (30, 0)), (24, (24, 6)), (12, (12, 18)), (10, (10, 20))])
+def test_cut_as_released_appends_mixing_data_after_the_uncut_set(tmp_path, words, uncut, trained):
+    rows = [{"question": f"How many is {n}?", "answer": f"#### {n}"} for n in range(uncut)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = candidates(find("gsm8k", data_dir=tmp_path), data_seed=0)
+    selection = Selection(set="gsm8k", examples=10, data_seed=0, familiarity="all")
+    d_b, d_m = cut_as_released(
+        found, selection, mixing(cut="released"), fits=always, source=words, avoid=(), replay_from=()
+    )
+    assert (len(d_b.examples), len(d_m.examples)) == trained
