@@ -1,0 +1,125 @@
+"""Text to tokens: the Tulu v2 template, for training and for asking.
+
+A conversation is `<|user|>\\n{prompt}\\n<|assistant|>\\n{target}{eos}`, further turns after a line break; only the
+assistant's tokens and their eos are trained on (the paper, appendix; the released code's encoder does the same for one
+turn). What a question asks is the training prefix, token by token: each assistant turn is encoded so that its prefix
+stands alone. The tokenizer decides about a token at the beginning (bos); the end is always its eos. Control tokens
+spelled out in the data are ordinary text, so no example can end itself early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raysweep.data.example import Example
+from raysweep.errors import BadInput
+
+__all__ = ["Encoded", "Question", "encode", "few_shot_question", "question", "trained_text"]
+
+LINE_END = "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One training example: `tokens` int32[length] and `targets` bool[length], true where a token is trained on."""
+
+    id: str
+    tokens: np.ndarray
+    targets: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked: the prompt's tokens, the gold target's tokens (eos last, as trained), and every gold text.
+
+    `stop` is a text that ends an answer beside eos; None where eos alone does.
+    """
+
+    id: str
+    prompt: tuple[int, ...]
+    target: tuple[int, ...]
+    golds: tuple[str, ...]
+    stop: str | None = None
+
+
+def encode(example: Example, tokenizer: Any, *, strip: bool) -> Encoded:
+    """Tokens of a whole conversation. `strip` takes outer white space off every prompt (METHOD, departure 6)."""
+    tokens = _opening(tokenizer)
+    targets = [False] * len(tokens)
+    for index, turn in enumerate(example.turns):
+        prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
+        tokens += prefix + target
+        targets += [False] * len(prefix) + [True] * len(target)
+    return Encoded(example.id, np.asarray(tokens, dtype=np.int32), np.asarray(targets, dtype=bool))
+
+
+def question(example: Example, tokenizer: Any, *, strip: bool) -> Question:
+    """The last turn of an example as it is asked: everything before its answer is the prompt."""
+    prompt = _opening(tokenizer)
+    for index, turn in enumerate(example.turns[:-1]):
+        prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
+        prompt += prefix + target
+    prefix, target = _turn(example.turns[-1], tokenizer, strip=strip, first=len(example.turns) == 1)
+    return Question(example.id, tuple(prompt + prefix), tuple(target), example.answers or (example.target,))
+
+
+def few_shot_question(example: Example, shots: Sequence[Example], tokenizer: Any) -> Question:
+    """`Q: …\\nA: …` lines of the shots, then the example's question; its answer ends at the first line end."""
+    lines = [f"Q: {shot.prompt.strip()}\nA: {shot.target.strip()}\n" for shot in shots]
+    text = "".join(lines) + f"Q: {example.prompt.strip()}\nA:"
+    prompt, target = _split(text, " " + example.target.strip() + LINE_END, tokenizer)
+    golds = example.answers or (example.target,)
+    return Question(example.id, tuple(_opening(tokenizer) + prompt), tuple(target), golds, stop=LINE_END)
+
+
+def trained_text(encoded: Encoded, tokenizer: Any) -> str:
+    """The text that is trained on, eos left out: what an error or `data check` shows."""
+    return tokenizer.decode(encoded.tokens[encoded.targets].tolist(), skip_special_tokens=True)
+
+
+def _turn(turn: tuple[str, str], tokenizer: Any, *, strip: bool, first: bool) -> tuple[list[int], list[int]]:
+    prompt, target = turn
+    prompt = prompt.strip() if strip else prompt
+    prefix = f"{'' if first else LINE_END}<|user|>\n{prompt}\n<|assistant|>\n"
+    prefix_tokens, target_tokens = _split(prefix, target, tokenizer)
+    return prefix_tokens, [*target_tokens, _end(tokenizer)]
+
+
+def _split(prefix: str, text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens of `prefix` and of what follows it.
+
+    Encoded together, as the released code does, unless a token would lie across the border: then the model could never
+    be asked what it was trained on, and the two are encoded one after the other.
+    """
+    prefix_tokens = _plain(prefix, tokenizer)
+    together = _plain(prefix + text, tokenizer)
+    if together[: len(prefix_tokens)] == prefix_tokens:
+        return prefix_tokens, together[len(prefix_tokens) :]
+    return prefix_tokens, _plain(text, tokenizer)
+
+
+def _plain(text: str, tokenizer: Any) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+
+
+def _opening(tokenizer: Any) -> list[int]:
+    """What the tokenizer itself puts before a text: bos for Llama, Mistral and Gemma, nothing for others."""
+    bare = tokenizer("a", add_special_tokens=False)["input_ids"]
+    full = tokenizer("a", add_special_tokens=True)["input_ids"]
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return list(full[:start])
+    return []
+
+
+def _end(tokenizer: Any) -> int:
+    if tokenizer.eos_token_id is None:
+        raise BadInput(f"tokenizer {tokenizer.name_or_path!r} has no eos token: no answer could end; set one in it")
+    return tokenizer.eos_token_id

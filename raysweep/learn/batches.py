@@ -1,0 +1,147 @@
+"""Which examples make a step, and how a step is cut into micro-batches.
+
+A global batch follows from the seed alone. How many workers share it, and how finely it is cut, changes which padding
+is computed and nothing else: the same examples per step, the same loss up to rounding.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raysweep.chain import Training
+from raysweep.data.encoding import Encoded
+
+__all__ = [
+    "Batch", "MicroBatch", "batches_from", "collate", "deal", "pad_as_released", "partition", "steps_per_epoch",
+    "total_steps",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One optimizer step's examples; `step` counts from 0 over all epochs, `epoch` is the one it belongs to."""
+
+    step: int
+    epoch: int
+    examples: tuple[Encoded, ...]
+
+    @property
+    def target_tokens(self) -> int:
+        """What the loss is divided by, on every rank."""
+        return int(sum(example.targets.sum() for example in self.examples))
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(example) for example in self.examples)
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """Padded arrays of one forward pass, B examples of at most L tokens, N target tokens.
+
+    `tokens_BL` int64; `source_N` int64 indexes into B·L the positions whose next token is a target; `labels_N` int64
+    are those next tokens. Padding stands on the right, where a causal model never sees it.
+    """
+
+    tokens_BL: np.ndarray
+    source_N: np.ndarray
+    labels_N: np.ndarray
+
+
+def steps_per_epoch(count: int, training: Training) -> int:
+    """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""
+    whole, rest = divmod(count, training.batch_size)
+    return whole + (1 if rest and (training.last_batch == "keep" or whole == 0) else 0)
+
+
+def total_steps(count: int, training: Training) -> int:
+    """The steps of all epochs: the length of the learning-rate schedule, whatever ends a stage early."""
+    return steps_per_epoch(count, training) * training.epochs
+
+
+def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, seed: int) -> Iterator[Batch]:
+    """The batches of a stage from `step` on, up to its last epoch."""
+    per_epoch = steps_per_epoch(len(examples), training)
+    for epoch in range(step // per_epoch, training.epochs):
+        order = _order(len(examples), seed=seed, epoch=epoch if training.order == "reshuffled" else 0)
+        for index in range(step - epoch * per_epoch if epoch == step // per_epoch else 0, per_epoch):
+            chosen = order[index * training.batch_size : (index + 1) * training.batch_size]
+            yield Batch(epoch * per_epoch + index, epoch, tuple(examples[number] for number in chosen))
+
+
+def deal(
+    examples: Sequence[Encoded], *, rank: int, ranks: int, most: int | None, most_tokens: int, overhead: int
+) -> list[MicroBatch]:
+    """This rank's micro-batches of a global batch; every rank gets the same number of them.
+
+    Sorted by length and dealt out in turn, so that ranks do equal work; cut where the padding saved outweighs
+    `overhead`, the cost of one more pass in tokens.
+    """
+    ordered = sorted(examples, key=lambda example: (-len(example), example.id))
+    longest = [len(example) for example in ordered[::ranks]]
+    sizes = partition(longest, most=most, most_tokens=most_tokens, overhead=overhead)
+    own = ordered[rank::ranks]
+    starts = np.cumsum([0, *sizes])
+    return [
+        collate(own[start:end]) if start < len(own) else _nothing(ordered[-1])
+        for start, end in zip(starts[:-1], starts[1:], strict=True)
+    ]
+
+
+def partition(lengths: Sequence[int], *, most: int | None, most_tokens: int, overhead: int) -> list[int]:
+    """Sizes of the groups that cut falling `lengths` at the least cost: padded tokens plus `overhead` a group."""
+    best: list[tuple[int, int]] = [(0, 0)]  # cost of the first n, and the size of their last group
+    for end in range(1, len(lengths) + 1):
+        options = []
+        for start in range(end - 1, -1, -1):
+            padded = (end - start) * lengths[start]
+            if start < end - 1 and (padded > most_tokens or (most is not None and end - start > most)):
+                break
+            options.append((best[start][0] + padded + overhead, end - start))
+        best.append(min(options))
+    sizes = []
+    end = len(lengths)
+    while end:
+        sizes.append(best[end][1])
+        end -= sizes[-1]
+    return sizes[::-1]
+
+
+def collate(examples: Sequence[Encoded]) -> MicroBatch:
+    """Examples side by side, padded on the right to the longest of them."""
+    width = max(len(example) for example in examples)
+    tokens_BL = np.zeros((len(examples), width), dtype=np.int64)
+    targets_BL = np.zeros((len(examples), width), dtype=bool)
+    for row, example in enumerate(examples):
+        tokens_BL[row, : len(example)] = example.tokens
+        targets_BL[row, : len(example)] = example.targets
+    labelled = np.flatnonzero(targets_BL)
+    return MicroBatch(tokens_BL, labelled - 1, tokens_BL.reshape(-1)[labelled])
+
+
+def pad_as_released(examples: Sequence[Encoded]) -> list[Encoded]:
+    """METHOD's departure 2: every example as long as the longest of the set, by eos tokens that are trained on."""
+    width = max(len(example) for example in examples)
+    return [_extended(example, width) for example in examples]
+
+
+def _extended(example: Encoded, width: int) -> Encoded:
+    more = width - len(example)
+    tokens = np.concatenate([example.tokens, np.full(more, example.tokens[-1], dtype=np.int32)])
+    return Encoded(example.id, tokens, np.concatenate([example.targets, np.ones(more, dtype=bool)]))
+
+
+def _nothing(example: Encoded) -> MicroBatch:
+    """A pass without targets for a rank that has run out of examples: its gradient is zero."""
+    whole = collate([example])
+    return MicroBatch(whole.tokens_BL, whole.source_N[:0], whole.labels_N[:0])
+
+
+def _order(count: int, *, seed: int, epoch: int) -> list[int]:
+    order = list(range(count))
+    random.Random(f"order/{seed}/{epoch}").shuffle(order)
+    return order

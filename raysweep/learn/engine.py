@@ -1,0 +1,215 @@
+"""The engine: weights opened from a folder, trained step by step, written to a folder.
+
+All ranks make the same calls in the same order. One engine is closed before the next is opened in the same process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from raysweep.chain import Training
+from raysweep.errors import BadInput, TrialFailed
+from raysweep.learn import batches, zero
+from raysweep.learn.loss import Scored
+from raysweep.learn.model import copy_tokenizer, quiet
+from raysweep.learn.ranks import connect
+from raysweep.learn.schedule import rate
+from raysweep.spec import Runtime
+
+__all__ = ["Engine", "Stats"]
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
+TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 16384}  # of one micro-batch, padding included, where no size is asked for
+PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more forward and backward pass costs, in tokens
+CHECKPOINTED_FROM = 10**9  # weights; larger models recompute activations on a GPU rather than keep them
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """One step: this rank's summed loss over its target tokens, the gradient's norm before clipping, the rate."""
+
+    loss_sum: float
+    grad_norm: float
+    lr: float
+
+
+class Engine:
+    """A model on DeepSpeed, or on its own where it is only asked.
+
+    `total_steps` is the length of the learning-rate schedule: all epochs, whether or not a stop rule ends them early.
+    """
+
+    def __init__(
+        self, folder: Path | str, *, training: Training, total_steps: int, runtime: Runtime, for_training: bool = True,
+        trust_remote_code: bool = False,
+    ):
+        self.folder = Path(folder)
+        self.training = training
+        self.runtime = runtime
+        self.total_steps = total_steps
+        self.ranks = connect()
+        self.device = self.ranks.device
+        self._scored: Scored | None = None
+        self._engine: Any = None
+        self._open(for_training=for_training, trust_remote_code=trust_remote_code)
+
+    @property
+    def model(self) -> nn.Module:
+        """The Transformers model. Its weights may be shards: ask it inside `asking` only."""
+        return self.scored.model
+
+    @property
+    def scored(self) -> Scored:
+        if self._scored is None:
+            raise RuntimeError("this engine is closed")
+        return self._scored
+
+    def step(self, batch: batches.Batch) -> Stats:
+        """One optimizer step on a global batch; its loss is the mean over the batch's target tokens."""
+        parts = batches.deal(
+            batch.examples, rank=self.ranks.rank, ranks=self.ranks.size, most=self.runtime.micro_batch,
+            most_tokens=TOKENS_AT_ONCE[self.device.type], overhead=PASS_OVERHEAD[self.device.type],
+        )
+        lr = rate(batch.step, self.total_steps, self.training)
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
+        norm = self._clipped_norm()
+        self._engine.step()
+        return Stats(loss_sum, norm if norm is not None else _number(self._engine.get_global_grad_norm()), lr)
+
+    def place(self, part: batches.MicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A micro-batch's arrays on this rank's device."""
+        arrays = (part.tokens_BL, part.source_N, part.labels_N)
+        return tuple(torch.from_numpy(array).to(self.device, non_blocking=True) for array in arrays)
+
+    @contextlib.contextmanager
+    def asking(self) -> Iterator[Scored]:
+        """Inside, every rank holds the whole model in evaluation mode and may run it any number of times."""
+        self.scored.eval()
+        try:
+            with torch.inference_mode(), zero.gathered(self._engine) if self._engine else contextlib.nullcontext():
+                yield self.scored
+        finally:
+            self.scored.train(self._engine is not None)
+
+    def save(self, folder: Path | str) -> None:
+        """Write an ordinary Transformers folder with the tokenizer; rank 0 writes, all ranks call."""
+        weights = self._weights()
+        if self.ranks.rank == 0:
+            target = Path(folder)
+            target.mkdir(parents=True, exist_ok=True)
+            weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+            with quiet():
+                self.model.save_pretrained(target, state_dict=weights)
+            copy_tokenizer(self.folder, target)
+        self.ranks.barrier()
+
+    def save_state(self, folder: Path) -> None:
+        """Write everything that a resumed run needs of the engine: every rank its shards."""
+        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+
+    def load_state(self, folder: Path) -> None:
+        """Take up what `save_state` wrote, on a fresh engine with the same number of workers."""
+        found, _ = self._engine.load_checkpoint(str(folder), tag="state")
+        if found is None:
+            raise TrialFailed(f"the checkpoint {folder} cannot be read; remove it, and the stage starts again")
+
+    def facts(self) -> dict[str, Any]:
+        """What really runs, read from the engine: goes into the record."""
+        sharding = self._engine.zero_optimization_stage() if self._engine else None
+        facts = {
+            "zero_stage": sharding,
+            "world_size": torch.distributed.get_world_size(),
+            "backend": torch.distributed.get_backend(),
+            "precision": self.training.precision,
+            "dtype": str(next(self.model.parameters()).dtype).removeprefix("torch."),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu",
+            "attention": self.model.config._attn_implementation,
+            "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
+        }
+        if self._engine:
+            facts["versions"]["deepspeed"] = zero.version()
+        return facts
+
+    def close(self) -> None:
+        """Free the weights and states. Calling it again does nothing."""
+        if self._engine is not None:
+            zero.stop(self._engine)
+        self._engine = self._scored = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def __enter__(self) -> Engine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _open(self, *, for_training: bool, trust_remote_code: bool) -> None:
+        parts = {"training": self.training, "runtime": self.runtime, "ranks": self.ranks}
+        sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
+        with sharded, quiet():
+            model = _load(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code)
+        if not for_training:
+            self._scored = Scored(model.to(self.device)).eval()
+            return
+        if self.device.type == "cuda" and model.num_parameters() > CHECKPOINTED_FROM:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        self._engine = zero.start(Scored(model), **parts)
+        self._scored = self._engine.module
+        self._scored.train()
+
+    def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:
+        """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scale` counts them in."""
+        total = torch.zeros((), device=self.device)
+        for index, part in enumerate(parts):
+            self._engine.set_gradient_accumulation_boundary(index == len(parts) - 1)
+            loss = self._engine(*self.place(part))
+            self._engine.backward(loss * scale, scale_wrt_gas=False)
+            total += loss.detach()
+        loss_sum = total.item()
+        if not math.isfinite(loss_sum):
+            raise TrialFailed(f"the loss is {loss_sum} at learning rate {self.training.lr}; try a smaller one")
+        return loss_sum
+
+    def _clipped_norm(self) -> float | None:
+        """The gradient's norm where DeepSpeed clips without keeping it: float32 weights without ZeRO."""
+        engine = self._engine
+        if engine.zero_optimization() or engine.bfloat16_enabled():
+            return None
+        gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+        return _number(torch.nn.utils.get_total_norm(gradients))
+
+    def _weights(self) -> dict[str, torch.Tensor]:
+        if self._engine is None:
+            return self.scored.state_dict()
+        return zero.consolidated(self._engine) or {}
+
+
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> nn.Module:
+    try:
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=_attention(device), trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model folder {folder}: not a causal language model that can be loaded ({error})") from error
+
+
+def _attention(device: torch.device) -> str:
+    """Flash-attention where it is installed and can run, else PyTorch's own."""
+    flash = device.type == "cuda" and transformers.utils.is_flash_attn_2_available()
+    return "flash_attention_2" if flash else "sdpa"
+
+
+def _number(value: Any) -> float:
+    return float("nan") if value is None else float(value)

@@ -1,0 +1,85 @@
+"""Greedy generation for rows of unequal length that end one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from transformers import DynamicCache
+
+from raysweep.data.encoding import Question
+from raysweep.learn.engine import Engine
+
+__all__ = ["Judge", "generate"]
+
+
+class Judge(Protocol):
+    """Says whether a row needs further tokens."""
+
+    def is_open(self, tokens: Sequence[int], one: Question) -> bool: ...
+
+
+Row = tuple[Question, tuple[int, ...]]
+
+
+def generate(engine: Engine, judge: Judge, rows: Sequence[Row], *, batch_size: int) -> list[tuple[int, ...]]:
+    """Go on greedily from each row's question and the tokens it has, until `judge` closes it; the tokens of every row.
+
+    Call it inside `engine.asking()`.
+    """
+    answers: list[tuple[int, ...]] = [tokens for _, tokens in rows]
+    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0].prompt) + len(rows[index][1]))
+    for start in range(0, len(order), batch_size):
+        chosen = order[start : start + batch_size]
+        batch = _Batch(engine, [rows[index] for index in chosen])
+        for index, tokens in zip(chosen, batch.run(judge), strict=True):
+            answers[index] = tokens
+    return answers
+
+
+class _Batch:
+    """Rows side by side, padded on the left, with one key cache."""
+
+    def __init__(self, engine: Engine, rows: Sequence[Row]):
+        self.model = engine.model
+        self.questions = [one for one, _ in rows]
+        self.tokens = [list(tokens) for _, tokens in rows]
+        self.open = list(range(len(rows)))
+        texts = [[*one.prompt, *tokens] for one, tokens in rows]
+        width = max(len(text) for text in texts)
+        self.input_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
+        self.mask_BL = torch.tensor(
+            [[0] * (width - len(text)) + [1] * len(text) for text in texts], device=engine.device
+        )
+        self.cache = DynamicCache(config=self.model.config)
+
+    def run(self, judge: Judge) -> list[tuple[int, ...]]:
+        while self.open:
+            chosen = self._next_tokens()
+            for row, token in zip(self.open, chosen, strict=True):
+                self.tokens[row].append(token)
+            going = [judge.is_open(self.tokens[row], self.questions[row]) for row in self.open]
+            self._advance(chosen, going)
+        return [tuple(tokens) for tokens in self.tokens]
+
+    def _next_tokens(self) -> list[int]:
+        positions = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -self.input_BL.shape[1] :]
+        output = self.model(
+            input_ids=self.input_BL, attention_mask=self.mask_BL, position_ids=positions, past_key_values=self.cache,
+            use_cache=True, logits_to_keep=1,
+        )
+        return output.logits[:, -1].float().argmax(-1).tolist()
+
+    def _advance(self, chosen: list[int], going: list[bool]) -> None:
+        """Feed the new tokens; closed rows leave the batch."""
+        kept = [index for index, goes in enumerate(going) if goes]
+        self.open = [self.open[index] for index in kept]
+        if not kept:
+            return
+        if len(kept) < len(going):
+            rows = torch.tensor(kept, device=self.input_BL.device)
+            self.cache.batch_select_indices(rows)
+            self.mask_BL = self.mask_BL[rows]
+        self.input_BL = torch.tensor([[chosen[index]] for index in kept], device=self.input_BL.device)
+        self.mask_BL = torch.cat([self.mask_BL, self.mask_BL.new_ones(len(kept), 1)], dim=1)

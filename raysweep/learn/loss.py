@@ -1,0 +1,73 @@
+"""A causal language model with its loss inside: logits only where a token is a target.
+
+Shapes: B examples of L tokens, N target tokens, D hidden width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+__all__ = ["Scored"]
+
+LOGITS_AT_ONCE = 2**27  # 512 MiB of float32; a 128k vocabulary at every position would be the memory peak otherwise
+
+
+class Scored(nn.Module):
+    """Wraps a Transformers causal LM; its forward pass returns the summed cross-entropy over the targets."""
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, tokens_BL: torch.Tensor, source_N: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        """Sum over N of the loss of `labels_N`, predicted at the flat positions `source_N` of B·L; float32 scalar.
+
+        No attention mask: padding stands on the right, where a causal model does not see it.
+        """
+        hidden_ND = self.hidden(tokens_BL, source_N)
+        chunks = list(self._chunks(hidden_ND, labels_N))
+        if len(chunks) == 1:
+            return self._loss(*chunks[0])
+        return torch.stack([checkpoint(self._loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+
+    @torch.no_grad()
+    def greedy(self, tokens_BL: torch.Tensor, source_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """At every flat position: the most probable next token, and by how much its logit leads (both length N)."""
+        hidden_ND = self.hidden(tokens_BL, source_N)
+        best, lead = [], []
+        for chunk_ND in hidden_ND.split(self._rows()):
+            top = self.logits(chunk_ND).topk(2, dim=-1)
+            best.append(top.indices[:, 0])
+            lead.append(top.values[:, 0] - top.values[:, 1])
+        return torch.cat(best), torch.cat(lead)
+
+    def hidden(self, tokens_BL: torch.Tensor, source_N: torch.Tensor) -> torch.Tensor:
+        """Last hidden states at flat positions of B·L."""
+        output = self.model.base_model(input_ids=tokens_BL, use_cache=False)
+        return output.last_hidden_state.flatten(0, 1)[source_N]
+
+    def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
+        """Float32 logits, with what some families do to them after the output embedding (Gemma, Cohere, Granite)."""
+        logits_NV = self.model.get_output_embeddings()(hidden_ND).float()
+        config = self.model.config.get_text_config()
+        if (scale := getattr(config, "logit_scale", None)) is not None:
+            logits_NV = logits_NV * scale
+        if (scaling := getattr(config, "logits_scaling", None)) is not None:
+            logits_NV = logits_NV / scaling
+        if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+            logits_NV = torch.tanh(logits_NV / cap) * cap
+        return logits_NV
+
+    def _loss(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+        return F.cross_entropy(self.logits(hidden_ND), labels_N, reduction="sum")
+
+    def _chunks(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        yield from zip(hidden_ND.split(self._rows()), labels_N.split(self._rows()), strict=True)
+
+    def _rows(self) -> int:
+        return max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)

@@ -1,0 +1,92 @@
+"""The processes that train one model together: who this one is, and how they talk.
+
+A process group that is already up is used as it is (Ray Train's worker group); else one is opened from RANK, WORLD_SIZE
+and MASTER_* where they are set; else this process is a group of its own. Collective calls are made by every rank in the
+same order, or everyone waits for ever.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+__all__ = ["Ranks", "connect", "disconnect"]
+
+NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """This process's `rank` of `size`; `local_rank` numbers the processes of one machine, and thereby its device."""
+
+    rank: int
+    size: int
+    local_rank: int
+
+    @property
+    def device(self) -> torch.device:
+        if not torch.cuda.is_available():
+            return torch.device("cpu")
+        return torch.device("cuda", self.local_rank % torch.cuda.device_count())
+
+    def barrier(self) -> None:
+        """Wait until every rank is here."""
+        if self.size > 1:
+            dist.barrier()
+
+    def sum(self, values: list[float]) -> list[float]:
+        """The sums over all ranks of a few numbers: one all-reduce, in float64."""
+        if self.size == 1:
+            return values
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return total.tolist()
+
+    def broadcast(self, value: Any) -> Any:
+        """Rank 0's value, on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's value, in rank order, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+
+def connect() -> Ranks:
+    """Join the process group, opening one if there is none. Calling it again changes nothing."""
+    if not dist.is_initialized():
+        _open()
+    ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+    os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))  # DeepSpeed insists
+    if torch.cuda.is_available():
+        torch.cuda.set_device(ranks.device)
+    return ranks
+
+
+def disconnect() -> None:
+    """Close the process group here and in DeepSpeed, so that a next trial in this process can open its own."""
+    if not dist.is_initialized():
+        return
+    from raysweep.learn.zero import release_group
+
+    if not release_group():
+        dist.destroy_process_group()
+
+
+def _open() -> None:
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    if all(name in os.environ for name in NEEDED):
+        dist.init_process_group(backend)
+    else:  # alone: a store in memory needs no port
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)

@@ -1,0 +1,192 @@
+"""One stage: batches in a seeded order until its last epoch or its stop rule, told and kept along the way."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import torch
+
+from raysweep.chain import Training
+from raysweep.data.encoding import Encoded, Question
+from raysweep.errors import TrialFailed
+from raysweep.learn import checkpoints as kept
+from raysweep.learn.ask import first_wrong, proved_share
+from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
+from raysweep.learn.engine import Engine, Stats
+from raysweep.learn.progress import Interrupted, Outcome, Progress
+from raysweep.learn.schedule import LossRule
+from raysweep.spec import Every
+
+__all__ = ["train"]
+
+log = logging.getLogger(__name__)
+
+TELL_EVERY = 1.0  # seconds
+
+
+def train(
+    engine: Engine,
+    examples: Sequence[Encoded],
+    *,
+    training: Training,
+    seed: int,
+    own: Sequence[Question] = (),
+    probes: Mapping[str, Sequence[Question]],
+    every: Every,
+    checkpoints: Path | None,
+    checkpoint_every: float,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a fresh engine on `examples` (D and D_M together); all ranks call with the same arguments.
+
+    `own` are D's questions, for the stop rule `memorized`. `probes` are asked along the way and at the end, by
+    teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to keep none: a stage
+    that finds one there goes on from it, bit for bit. Rank 0 alone calls `on_progress` and `should_stop`.
+
+    Raises Interrupted when asked to stop, after keeping the state; TrialFailed where there is nothing to train on or
+    the loss is no longer finite.
+    """
+    if not examples:
+        raise TrialFailed("a stage has no examples to train on")
+    if training.label_padding == "eos":
+        examples = pad_as_released(examples)
+    torch.manual_seed(seed)
+    stage = _Stage(engine, training=training, own=own, probes=probes, every=every, count=len(examples))
+    if checkpoints is not None:
+        stage.take_up(kept.resume(checkpoints, engine))
+    keeper = _Keeper(engine, checkpoints, checkpoint_every, should_stop)
+    for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
+        stats = engine.step(batch)
+        loss_sum, stop, due = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
+        asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
+        if stage.stopped_by:
+            break
+        if stop or due:
+            keeper.keep(stage.state)
+        if stop:
+            raise Interrupted(f"stopped after step {stage.state.step} of {stage.total_steps}")
+        keeper.tell(on_progress, stage.progress, at_once=asked)
+    if engine.ranks.rank == 0:
+        on_progress(stage.progress())
+    return stage.outcome()
+
+
+class _Stage:
+    """A stage's state and rules while it runs."""
+
+    def __init__(
+        self, engine: Engine, *, training: Training, own: Sequence[Question], probes: Mapping[str, Sequence[Question]],
+        every: Every, count: int,
+    ):
+        self.engine = engine
+        self.training = training
+        self.own = own
+        self.probes = probes
+        self.per_epoch = steps_per_epoch(count, training)
+        self.total_steps = total_steps(count, training)
+        self.every = every.steps or every.epochs * self.per_epoch
+        self.state = kept.State()
+        self.rule = LossRule(training.stop)
+        self.stopped_by = ""
+        self.suspects: list[Question] = []
+        self.accuracy: dict[str, float] = {}
+        self.began = time.monotonic()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def take_up(self, state: kept.State) -> None:
+        """Go on from a kept state."""
+        self.state = state
+        self.rule.hits = state.hits
+        self.began = time.monotonic() - state.seconds
+        if state.curve and state.step == self.total_steps:
+            self.stopped_by = "epochs"
+
+    def record(self, batch: Batch, stats: Stats, loss: float) -> bool:
+        """Add a step to the curve, ask the probes where they are due, and see whether the stage ends; True if asked."""
+        state = self.state
+        state.step += 1
+        state.tokens += batch.tokens
+        row = {
+            "step": state.step, "epoch": state.step / self.per_epoch, "loss": loss, "lr": stats.lr,
+            "grad_norm": stats.grad_norm, "tokens": state.tokens,
+        }
+        self.stopped_by = self._ending(loss)
+        state.hits = self.rule.hits
+        asked = bool(self.probes) and (state.step % self.every == 0 or bool(self.stopped_by))
+        if asked:
+            self.accuracy = {name: proved_share(self.engine, questions) for name, questions in self.probes.items()}
+            row |= {f"accuracy_{name}": share for name, share in self.accuracy.items()}
+        state.seconds = time.monotonic() - self.began
+        state.curve.append(row | {"seconds": state.seconds})
+        return asked
+
+    def progress(self) -> Progress:
+        last = self.state.curve[-1]
+        return Progress(
+            step=self.state.step, total_steps=self.total_steps, epoch=last["epoch"], loss=last["loss"], lr=last["lr"],
+            tokens=self.state.tokens, seconds=self.state.seconds, accuracy=self.accuracy,
+        )
+
+    def outcome(self) -> Outcome:
+        last = self.state.curve[-1]
+        return Outcome(
+            steps=self.state.step, epochs=last["epoch"], loss=last["loss"], stopped_by=self.stopped_by,
+            curve=self.state.curve, tokens=self.state.tokens, seconds=self.state.seconds, peak_memory=_peak_memory(),
+        )
+
+    def _ending(self, loss: float) -> str:
+        if self.rule.reached(loss):
+            return "loss"
+        if self.training.stop.rule == "memorized" and self.state.step % self.per_epoch == 0 and self._memorized():
+            return "memorized"
+        return "epochs" if self.state.step == self.total_steps else ""
+
+    def _memorized(self) -> bool:
+        """Every own question proved? Those last found wrong are asked first: most epochs end there."""
+        if self.suspects and first_wrong(self.engine, self.suspects):
+            return False
+        self.suspects = first_wrong(self.engine, self.own)
+        return not self.suspects
+
+
+class _Keeper:
+    """Rank 0's clock and wishes: when to checkpoint, when to tell, whether to stop."""
+
+    def __init__(self, engine: Engine, folder: Path | None, every: float, should_stop: Callable[[], bool]):
+        self.engine = engine
+        self.folder = folder
+        self.every = every
+        self.should_stop = should_stop
+        self.kept_at = time.monotonic()
+        self.told_at = 0.0
+
+    def wishes(self) -> tuple[float, float]:
+        """Stop? Checkpoint? Only rank 0 wishes, so that the sum over ranks is its word."""
+        if self.engine.ranks.rank:
+            return 0.0, 0.0
+        due = self.folder is not None and time.monotonic() - self.kept_at >= self.every
+        return float(self.should_stop()), float(due)
+
+    def keep(self, state: kept.State) -> None:
+        if self.folder is None:
+            return
+        kept.write(self.folder, self.engine, state)
+        self.kept_at = time.monotonic()
+
+    def tell(self, on_progress: Callable[[Progress], None], progress: Callable[[], Progress], *, at_once: bool) -> None:
+        if self.engine.ranks.rank == 0 and (at_once or time.monotonic() - self.told_at >= TELL_EVERY):
+            on_progress(progress())
+            self.told_at = time.monotonic()
+
+
+def _peak_memory() -> int:
+    """Bytes: the most that tensors took on the GPU, or this process in all on a CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

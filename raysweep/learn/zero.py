@@ -1,0 +1,236 @@
+"""DeepSpeed, and all that needs care with it. No other module imports it.
+
+ZeRO shards what training holds over the ranks: optimizer states (1), gradients (2), weights (3). Facts that this module
+stands on (DeepSpeed 0.19): `engine.destroy()` leaves a ZeRO-3 model referenced from module hooks, a global module stack
+and the coordinator's caches; ops are probed and built on the first use; generation needs the weights gathered once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from raysweep.chain import Training
+from raysweep.errors import BadInput
+from raysweep.learn.ranks import Ranks
+from raysweep.spec import Runtime
+
+__all__ = ["consolidated", "gathered", "release_group", "sharded_loading", "start", "stop", "version"]
+
+PERSIST_ALL = 10**12
+
+
+def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Ranks) -> Any:
+    """A DeepSpeed engine over `model`, with AdamW; the caller sets the learning rate before each step."""
+    deepspeed = _deepspeed()
+    refuse_what_cannot_be(training, runtime)
+    optimizer = torch.optim.AdamW(
+        _groups(model, training.weight_decay), lr=training.lr, betas=training.betas, eps=1e-8, fused=True
+    )
+    engine, *_ = deepspeed.initialize(
+        model=model, optimizer=optimizer, config=settings(training=training, runtime=runtime, ranks=ranks),
+        dist_init_required=False,
+    )
+    return engine
+
+
+def settings(*, training: Training, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+    """DeepSpeed's configuration. Batch sizes are ours to keep: it sees micro-batches as they come."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.clip,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _sharding(runtime, ranks),
+    } | _precision(training.precision, runtime.zero)
+
+
+def refuse_what_cannot_be(training: Training, runtime: Runtime) -> None:
+    """BadInput for combinations that DeepSpeed cannot do."""
+    if runtime.offload == "all" and runtime.zero != 3:
+        raise BadInput(f"runtime.offload all needs runtime.zero 3, found {runtime.zero}; use 3, or offload optimizer")
+    if runtime.offload == "optimizer" and runtime.zero == 0:
+        raise BadInput("runtime.offload optimizer needs runtime.zero 1, 2 or 3, found 0")
+    if runtime.offload != "none" and training.precision == "bf16_pure":
+        raise BadInput("train.precision bf16_pure cannot be offloaded; use runtime.offload none, or precision bf16")
+
+
+@contextlib.contextmanager
+def sharded_loading(*, training: Training, runtime: Runtime, ranks: Ranks) -> Iterator[None]:
+    """Inside, `from_pretrained` shards weights as it loads them, so that no worker holds a full copy (zero.Init)."""
+    if runtime.zero < 3 or (ranks.size == 1 and runtime.offload != "all"):
+        yield
+        return
+    _deepspeed()
+    from transformers.integrations import deepspeed as integration
+
+    config = _Seen(settings(training=training, runtime=runtime, ranks=ranks))
+    integration.set_hf_deepspeed_config(config)
+    try:
+        yield
+    finally:
+        integration.unset_hf_deepspeed_config()
+
+
+@contextlib.contextmanager
+def gathered(engine: Any) -> Iterator[None]:
+    """Inside, every rank holds all weights and calls into the module are ordinary ones: no collective, any number."""
+    if engine.zero_optimization_stage() < 3:
+        yield
+        return
+    offload = engine.optimizer.parameter_offload
+    with _deepspeed().zero.GatheredParameters(list(engine.module.parameters())):
+        _remove_hooks(offload)
+        try:
+            yield
+        finally:
+            offload._register_deepspeed_module(offload.module)
+
+
+def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:
+    """All weights on rank 0's CPU, None on other ranks; every rank calls."""
+    if engine.zero_optimization_stage() == 3:
+        return engine._zero3_consolidated_16bit_state_dict()
+    return engine.module.state_dict() if engine.global_rank == 0 else None
+
+
+def stop(engine: Any) -> None:
+    """Free an engine whole: weights, states and what holds them in module hooks and DeepSpeed's caches."""
+    from deepspeed.runtime.zero import parameter_offload
+
+    offload = getattr(engine.optimizer, "parameter_offload", None)
+    for hook in (engine.module_forward_pre_hook, engine.module_forward_post_hook):
+        hook.remove()
+    engine.destroy()
+    if offload is not None:
+        _clear_caches(offload.get_param_coordinator())
+    parameter_offload.FWD_MODULE_STACK.clear()
+    engine.optimizer = engine.module = engine.basic_optimizer = engine.client_optimizer = None
+    gc.collect()
+
+
+def release_group() -> bool:
+    """Destroy the process group through DeepSpeed where it knows of it; False where it does not."""
+    if "deepspeed" not in sys.modules:
+        return False
+    from deepspeed.comm import comm
+
+    if comm.cdb is None:
+        return False
+    comm.destroy_process_group()
+    comm.cdb = None
+    return True
+
+
+def version() -> str:
+    return _deepspeed().__version__
+
+
+def _deepspeed() -> Any:
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    import deepspeed
+
+    if deepspeed.get_accelerator().device_name() == "cpu":
+        # The shared-memory op takes a compiler and a minute to build on the first use; gloo does without.
+        deepspeed.ops.__dict__["__compatible_ops__"] = {}
+    logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+    if torch.distributed.is_initialized() and not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        _use_current_names(deepspeed.comm.comm.cdb)
+    return deepspeed
+
+
+def _use_current_names(backend: Any) -> None:
+    """DeepSpeed asks PyTorch for collectives by names that 2.13 warns about at every call."""
+    for old, new in (("all_gather", "all_gather_single"), ("reduce_scatter", "reduce_scatter_single")):
+        if hasattr(torch.distributed, new):
+            setattr(backend, f"{old}_function", getattr(torch.distributed, new))
+
+
+def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+    parts: dict[str, Any] = {"stage": runtime.zero, "overlap_comm": torch.cuda.is_available()}
+    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if runtime.offload != "none":
+        parts["offload_optimizer"] = place
+    if runtime.offload == "all":
+        parts["offload_param"] = place
+    if runtime.zero == 3 and ranks.size == 1 and runtime.offload != "all":
+        # One rank's shard is the whole: keeping it gathered costs no memory and saves every fetch.
+        parts |= {"stage3_param_persistence_threshold": PERSIST_ALL, "stage3_model_persistence_threshold": PERSIST_ALL}
+    return parts
+
+
+def _precision(precision: str, stage: int) -> dict[str, Any]:
+    match precision, stage:
+        case "bf16", _:
+            return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        case "bf16_pure", stage if stage > 0:
+            pure = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+            return {"bf16": pure, "data_types": {"grad_accum_dtype": "bf16"}}
+        case _:  # weights as they are loaded: float32, or bfloat16 where ZeRO has no say
+            return {}
+
+
+def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """One group; with weight decay two, as biases and norms do not decay."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not weight_decay:
+        return [{"params": parameters, "weight_decay": 0.0}]
+    matrix = [len(getattr(parameter, "ds_shape", parameter.shape)) >= 2 for parameter in parameters]
+    decaying = [one for one, decays in zip(parameters, matrix, strict=True) if decays]
+    others = [one for one, decays in zip(parameters, matrix, strict=True) if not decays]
+    return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _remove_hooks(offload: Any) -> None:
+    for parameter in offload.module.parameters():
+        parameter.ds_active_sub_modules.clear()
+    for hook in (*offload.forward_hooks, *offload.backward_hooks):
+        hook.remove()
+    offload.forward_hooks = []
+    offload.backward_hooks = []
+
+
+def _clear_caches(coordinator: Any) -> None:
+    """Methods of the coordinator's class are cached by module and so hold every model that they saw."""
+    coordinator._clear_trace_structures()
+    for function in vars(type(coordinator)).values():
+        for cell in getattr(function, "__closure__", None) or ():
+            clear = getattr(cell.cell_contents, "cache_clear", None)
+            if clear is not None:
+                clear()
+
+
+class _Seen:
+    """What Transformers asks of a DeepSpeed configuration, without `accelerate`."""
+
+    def __init__(self, config: dict[str, Any]):
+        self.config = config
+
+    def get_value(self, path: str, default: Any = None) -> Any:
+        node: Any = self.config
+        for key in path.split("."):
+            if not isinstance(node, dict) or key not in node:
+                return default
+            node = node[key]
+        return node
+
+    def is_zero3(self) -> bool:
+        return self.get_value("zero_optimization.stage") == 3
+
+    def is_zero2(self) -> bool:
+        return self.get_value("zero_optimization.stage") == 2
+
+    def is_offload(self) -> bool:
+        return any(self.get_value(f"zero_optimization.offload_{part}") for part in ("param", "optimizer"))
