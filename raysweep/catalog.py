@@ -119,12 +119,16 @@ _SETS = (
     Dataset(
         name="popqa", about="questions on long-tail entities", factoid=True, scorer="exact",
         prompt=ANSWER_IS, target="{answer}", licence="MIT",
-        hub=Hub(id="akariasai/PopQA"), splits=("test",),  # it has no other
+        hub=Hub(id="akariasai/PopQA", revision="098765c79ea10a2cb19c828324e33281b8336ec0"),
+        splits=("test",),  # it has no other
     ),
     Dataset(
         name="triviaqa", about="trivia questions", factoid=True, scorer="exact",
         prompt=ANSWER_IS, target="{answer}", licence="unknown (questions belong to the trivia sites)",
-        hub=Hub(id="mandarjoshi/trivia_qa", configs=("unfiltered.nocontext",)),
+        hub=Hub(
+            id="mandarjoshi/trivia_qa", revision="0f7faf33a3908546c6fd5b73a660e0f8ff173c2f",
+            configs=("unfiltered.nocontext",),
+        ),
     ),
     Dataset(
         name="lama", about="T-REx facts as cloze sentences", factoid=True, scorer="exact",
@@ -152,12 +156,12 @@ _SETS = (
     Dataset(
         name="gsm8k", about="grade-school mathematics with worked answers", scorer="numeric",
         prompt=QUESTION, target="{answer}", licence="MIT",
-        hub=Hub(id="openai/gsm8k", configs=("main",)),
+        hub=Hub(id="openai/gsm8k", revision="e53f048856ff4f594e959d75785d2c2d37b678ee", configs=("main",)),
     ),
     Dataset(
         name="math", about="competition mathematics", prompt="{problem}", target="{solution}", licence="MIT",
         hub=Hub(
-            id="EleutherAI/hendrycks_math",
+            id="EleutherAI/hendrycks_math", revision="21a5633873b6a120296cce3e2df9d5550074f4a3",
             configs=(
                 "algebra", "counting_and_probability", "geometry", "intermediate_algebra", "number_theory",
                 "prealgebra", "precalculus",
@@ -171,7 +175,11 @@ _SETS = (
     Dataset(
         name="apps", about="programming problems, introductory and interview", prompt="{task}", target="{code}",
         licence="MIT (problem texts belong to the contest sites)",
-        splits=("train", "test"), hub=Hub(id="codeparrot/apps", files=("train.jsonl", "test.jsonl")),
+        splits=("train", "test"),
+        hub=Hub(
+            id="codeparrot/apps", revision="21e74ddf8de1a21436da12e3e653065c5213e9d1",
+            files=("train.jsonl", "test.jsonl"),  # beside a loading script that no longer runs
+        ),
     ),
     Dataset(
         name="ultrachat", about="dialogues of several turns", prompt="{user}", target="{assistant}", licence="MIT",

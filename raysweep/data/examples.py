@@ -17,8 +17,9 @@ from raysweep.chain import Selection
 from raysweep.data import kvr
 from raysweep.data.draft import Draft, Skipped
 from raysweep.data.example import Example
+from raysweep.data.own import drafts_of
 from raysweep.data.readers import SHAPES
-from raysweep.data.sources import Source
+from raysweep.data.source import Source
 from raysweep.errors import TrialFailed
 from raysweep.identity import canonical, digest
 
@@ -112,7 +113,12 @@ def _generated(name: str, data_seed: int) -> Iterator[Example]:
 
 
 def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
-    for file in source.files:
+    if source.own is not None:
+        for draft in drafts_of(source.name, source.own, source.rows()):
+            turns = tuple((turn["user"], turn["assistant"]) for turn in draft.turns)
+            yield named(source.name, turns, draft.answers, draft.subject)
+        return
+    for file in source.located():
         shape = next(shape for shape in SHAPES[source.name] if shape.name == file.shape)
         for row in file.rows():
             for draft in shape.read(row, source.side):

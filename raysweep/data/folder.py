@@ -9,17 +9,19 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from raysweep.data.readers import SHAPES
 from raysweep.data.readers.lama import TEMPLATES
+from raysweep.data.readers.problems import apps_problem, is_apps_problem
 from raysweep.data.rows import Row, read_rows
 from raysweep.errors import BadData
+from raysweep.identity import digest
 
-__all__ = ["DataFile", "Problem", "content_digest", "known_files", "problems", "split_of"]
+__all__ = ["DataFile", "Problem", "content_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
 
 TABLES = {".json", ".jsonl", ".tsv", ".csv", ".parquet", ".ndjson"}
 LOOKED_AT = 3  # first rows that are looked at: one of them may be the malformed one
@@ -27,7 +29,6 @@ SPLITS = {
     "train": "train", "trainmodel": "train", "training": "train", "test": "test", "dev": "validation",
     "devtest": "validation", "val": "validation", "valid": "validation", "validation": "validation",
 }
-APPS_FOLDER = {"question.txt", "solutions.json", "metadata.json"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,8 @@ class DataFile:
 
     def rows(self) -> Iterator[Row]:
         """Its records; raises BadData."""
-        return read_rows(Path(self.path), shown=self.shown)
+        path = Path(self.path)
+        return iter([apps_problem(path, self.shown)]) if path.is_dir() else read_rows(path, shown=self.shown)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,32 +78,51 @@ def _digest_at(path: str, size: int, changed: int) -> str:
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content; a file that has not changed is read once a process."""
+    """SHA-256 of a file's content, or of a folder's files; what has not changed is read once a process."""
+    if path.is_dir():
+        return digest(" ".join(content_digest(inner) for inner in sorted(path.iterdir()) if inner.is_file()).encode())
     stat = path.stat()
     return _digest_at(str(path), stat.st_size, stat.st_mtime_ns)
 
 
+def tables_in(place: Path, *, endings: Collection[str] = TABLES) -> Iterator[tuple[str, Path]]:
+    """The files of a folder that may hold rows, or the one file that `place` is, with how they are shown."""
+    if place.is_file():
+        yield place.name, place
+    for path in sorted(place.rglob("*")) if place.is_dir() else ():
+        shown = path.relative_to(place).as_posix()
+        if path.suffix in endings and path.is_file() and not any(part.startswith(".") for part in Path(shown).parts):
+            yield shown, path
+
+
+def recognized(path: Path, shown: str, *, set: str | None = None) -> DataFile | Problem:
+    """What a file holds, looked at once as long as it does not change; only `set` is considered where it is given."""
+    stat = path.stat()
+    return _look(str(path), shown, set, stat.st_size, stat.st_mtime_ns)
+
+
 def _looked_at(folder: Path) -> Iterator[DataFile | Problem]:
-    for path in sorted(folder.rglob("*")):
+    problem_folders = {path.parent for path in folder.rglob("question.txt") if is_apps_problem(path.parent)}
+    for path in sorted(problem_folders):
         shown = path.relative_to(folder).as_posix()
-        if path.suffix not in TABLES or not path.is_file() or any(part.startswith(".") for part in Path(shown).parts):
-            continue
-        stat = path.stat()
-        if (entry := _look(str(path), shown, stat.st_size, stat.st_mtime_ns)) is not None:
-            yield entry
+        yield DataFile(str(path), shown, "apps", "APPS", split_of(shown))
+    for shown, path in tables_in(folder):
+        if path.parent not in problem_folders:
+            yield recognized(path, shown)
 
 
 @functools.lru_cache(maxsize=8192)
-def _look(path: str, shown: str, size: int, changed: int) -> DataFile | Problem | None:
+def _look(path: str, shown: str, set: str | None, size: int, changed: int) -> DataFile | Problem:
     try:
         first = list(islice(read_rows(Path(path), shown=shown), LOOKED_AT))
     except BadData as error:
         return Problem(shown, str(error))
     for name, shape in _SHAPES:
-        if any(shape.fits(row.values) for row in first):
+        if set in (None, name) and any(shape.fits(row.values) for row in first):
             return DataFile(path, shown, name, shape.name, split_of(shown))
-    columns = ", ".join(sorted(map(str, first[0].values))[:8]) if first else "none"
-    return Problem(shown, f"{shown}, row 1: no set has these columns: {columns}")
+    columns = ", ".join(sorted(str(key) for key in first[0].values)[:8]) if first else "none"
+    whose = f"{set} does not have" if set else "no set has"
+    return Problem(shown, f"{shown}, row 1: {whose} these columns: {columns}")
 
 
 _SHAPES = tuple((name, shape) for name, shapes in SHAPES.items() for shape in shapes) + (("lama.templates", TEMPLATES),)

@@ -15,7 +15,7 @@ from raysweep.chain import Mixing, Selection
 from raysweep.data.example import Example
 from raysweep.data.examples import Candidates, Taken, digest_of, named, take_up_to
 from raysweep.data.overlap import Facts
-from raysweep.data.sources import Source
+from raysweep.data.source import Source
 from raysweep.data.texts import passages
 from raysweep.data.words import WordList
 from raysweep.errors import TrialFailed

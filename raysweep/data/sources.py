@@ -1,40 +1,27 @@
-"""Where a set's rows come from: a folder first, then the Hugging Face cache, then the hub.
+"""Where things come from: a folder first, then the Hugging Face cache, then the hub.
 
-A `Source` is plain data, so that it can travel to workers. Its `identity` is what was declared and pinned: a recipe for
-generated sets, a digest of the files' content, or a hub commit. `where` says the same for a reader.
+Finding is fast, with or without network: files are looked at, nothing is downloaded before its rows are wanted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from raysweep.catalog import DATASETS, Dataset
+from raysweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
 from raysweep.data import kvr
-from raysweep.data.folder import DataFile, content_digest, known_files, problems
-from raysweep.data.readers.lama import relation_in
-from raysweep.data.words import WordList, find_word_list
+from raysweep.data import own as own_sets
+from raysweep.data.folder import TABLES, DataFile, known_files, problems, split_of, tables_in
+from raysweep.data.hub import HubFiles, Unreachable, in_cache, on_hub
+from raysweep.data.source import ROWS, Source, files_digest
+from raysweep.data.words import find_word_list
 from raysweep.errors import BadData, BadInput, SourceMissing
-from raysweep.identity import digest
-from raysweep.spec import OwnSet
+from raysweep.spec import OwnSet, Text
 
-__all__ = ["Source", "find", "find_words"]
+__all__ = ["Source", "find", "find_text", "find_words"]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Source:
-    """The rows of one set, found: read them with `examples.candidates`."""
-
-    name: str
-    identity: dict[str, Any]
-    where: str
-    files: tuple[DataFile, ...] = ()
-    side: dict[str, str] = field(default_factory=dict)
-    own: OwnSet | None = None
-    words: WordList | None = None
-    text_field: str = "text"
+TEXT_ENDINGS = TABLES | {".txt"}
+NO_FOLDER = "no data folder given (--data DIR or RAYSWEEP_DATA)"
 
 
 def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None) -> Source:
@@ -43,16 +30,20 @@ def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None) -> Sour
     Raises SourceMissing, which says what was tried and how to fetch it; BadInput for a name that is no set; BadData
     where the folder has the set's files and they cannot be read.
     """
+    if own is not None:
+        return _find_own(name, own, data_dir)
     if name not in DATASETS:
         raise BadInput(f"{name!r} is not a set; sets are {', '.join(DATASETS)}, and those under `sets:`")
     dataset = DATASETS[name]
     if dataset.generated:
-        recipe = f"{name}/{kvr.RECIPE}"
-        return Source(name=name, identity={"generated": recipe}, where="generated from data_seed")
+        return Source(name=name, identity={"generated": f"{name}/{kvr.RECIPE}"}, where="generated from data_seed")
     tried: list[str] = []
-    if (found := _in_folder(dataset, data_dir, tried)) is not None:
-        return found
-    raise SourceMissing(_missing(dataset, tried))
+    found = _in_folder(dataset, _folder(data_dir, tried), tried)
+    if found is None and dataset.hub is not None and (files := _files_of(dataset.hub, dataset.splits, tried)):
+        found = Source(name=name, identity=files.identity(dataset.splits), where=_hub_words(files), hub=files)
+    if found is None:
+        raise SourceMissing(_missing(f"the set {name} ({dataset.about})", tried))
+    return found
 
 
 def find_words(*, data_dir: Path | None) -> Source:
@@ -61,13 +52,39 @@ def find_words(*, data_dir: Path | None) -> Source:
     return Source(name="random", identity={"words": listed.digest}, where=listed.where, words=listed)
 
 
-def _in_folder(dataset: Dataset, data_dir: Path | None, tried: list[str]) -> Source | None:
+def find_text(mixer: str, *, text: Text | None, data_dir: Path | None) -> Source:
+    """The corpus of a text mixer: those of the catalog, or for `text` the one that the sweep file describes.
+
+    A corpus has no columns of its own, so in a folder it is known by its name: a file or folder called as the mixer.
+    Raises SourceMissing and BadInput as `find`.
+    """
+    if mixer == "text":
+        return _find_own_text(text, data_dir)
+    declared = MIXERS[mixer]
+    tried: list[str] = []
+    folder = _folder(data_dir, tried)
+    if folder and (files := _called(mixer, folder)):
+        return _text_source(mixer, files, declared.field, f"{len(files)} files under {folder}")
+    if folder:
+        tried.append(f"{folder}: no file or folder called {mixer}")
+    if files := _files_of(declared.hub, ("train",), tried):
+        identity = {**files.identity(("train",)), "field": declared.field}
+        return Source(name=mixer, identity=identity, where=_hub_words(files), hub=files, text_field=declared.field)
+    raise SourceMissing(_missing(f"the corpus of the mixer {mixer} ({declared.about})", tried))
+
+
+def _folder(data_dir: Path | None, tried: list[str]) -> Path | None:
     if data_dir is None:
-        tried.append("no data folder given (--data DIR or RAYSWEEP_DATA)")
+        tried.append(NO_FOLDER)
         return None
-    folder = Path(data_dir)
-    if not folder.is_dir():
-        raise BadInput(f"data folder {folder} is not there; give an existing one with --data")
+    if not Path(data_dir).is_dir():
+        raise BadInput(f"data folder {data_dir} is not there; give an existing one with --data")
+    return Path(data_dir)
+
+
+def _in_folder(dataset: Dataset, folder: Path | None, tried: list[str]) -> Source | None:
+    if folder is None:
+        return None
     known = known_files(folder)
     files = [entry for entry in known if entry.set == dataset.name]
     used = tuple(entry for entry in files if entry.split is None or entry.split in dataset.splits)
@@ -75,23 +92,8 @@ def _in_folder(dataset: Dataset, data_dir: Path | None, tried: list[str]) -> Sou
         tried.append(_nothing_in(folder, dataset, files))
         return None
     side = _templates(known) if dataset.name == "lama" else {}
-    return Source(
-        name=dataset.name, identity={"files": files_digest(used, side)}, files=used, side=side,
-        where=f"{len(used)} file{'s' if len(used) > 1 else ''} under {folder}",
-    )
-
-
-def files_digest(files: Sequence[DataFile], side: dict[str, str]) -> str:
-    """One digest over what files hold, whatever they are called and in whatever order they stand.
-
-    LAMA's relation is in the name alone, so there it belongs to the content.
-    """
-    lines = sorted(f"{_name_that_counts(entry)} {content_digest(Path(entry.path))}" for entry in files)
-    return digest("\n".join([*lines, *(f"{key} {side[key]}" for key in sorted(side))]).encode())
-
-
-def _name_that_counts(entry: DataFile) -> str:
-    return relation_in(entry.shown) or "" if entry.set == "lama" else ""
+    where = f"{_files(len(used))} under {folder}"
+    return Source(name=dataset.name, identity={"files": files_digest(used, side)}, where=where, files=used, side=side)
 
 
 def _templates(known: Sequence[DataFile]) -> dict[str, str]:
@@ -110,9 +112,89 @@ def _nothing_in(folder: Path, dataset: Dataset, files: Sequence[DataFile]) -> st
     return f"{folder}: no file with its columns"
 
 
-def _missing(dataset: Dataset, tried: Sequence[str]) -> str:
+def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | None:
+    if found := in_cache(hub, splits):
+        return found
+    tried.append(f"the Hugging Face cache: {hub.id} is not in it")
+    try:
+        return on_hub(hub, splits)
+    except Unreachable as error:
+        tried.append(f"the hub: {error}")
+        return None
+
+
+def _find_own(name: str, own: OwnSet, data_dir: Path | None) -> Source:
+    own_sets.fields_of(name, own)
+    recipe = own_sets.recipe_of(own)
+    if own.path is not None:
+        place = _place(f"sets.{name}.path", own.path, data_dir)
+        files = tuple(
+            DataFile(str(path), shown, ROWS, ROWS, None)
+            for shown, path in tables_in(place)
+            if place.is_file() or split_of(shown) in (None, own.split)
+        )
+        if not files:
+            raise SourceMissing(f"sets.{name}.path: {place} holds no {', '.join(sorted(TABLES))} file")
+        identity = {"files": files_digest(files, {}), "own": dict(recipe)}
+        return Source(name=name, identity=identity, where=f"{_files(len(files))} at {place}", files=files, own=own)
+    tried: list[str] = []
+    hub = Hub(id=own.hub, revision=own.revision, configs=(own.config,) if own.config else ())
+    if files := _files_of(hub, (own.split,), tried):
+        identity = {**files.identity((own.split,)), "own": dict(recipe)}
+        return Source(name=name, identity=identity, where=_hub_words(files), hub=files, own=own)
+    raise SourceMissing(_missing(f"sets.{name}, {own.hub} on the hub,", tried))
+
+
+def _find_own_text(text: Text | None, data_dir: Path | None) -> Source:
+    if text is None:
+        raise BadInput("the mixer text needs mixing.text: a path or a hub id, and the field that holds the text")
+    if text.path is not None:
+        place = _place("mixing.text.path", text.path, data_dir)
+        files = _rows_of(place)
+        if not files:
+            raise SourceMissing(f"mixing.text.path: {place} holds no {', '.join(sorted(TEXT_ENDINGS))} file")
+        return _text_source("text", files, text.field, f"{_files(len(files))} at {place}")
+    tried: list[str] = []
+    hub = Hub(id=text.hub, revision=text.revision, configs=(text.config,) if text.config else (), rows=TEXT_ROWS)
+    if files := _files_of(hub, (text.split,), tried):
+        identity = {**files.identity((text.split,)), "field": text.field}
+        return Source(name="text", identity=identity, where=_hub_words(files), hub=files, text_field=text.field)
+    raise SourceMissing(_missing(f"mixing.text, {text.hub} on the hub,", tried))
+
+
+def _place(key: str, path: str, data_dir: Path | None) -> Path:
+    """A path as it is written, or under the data folder."""
+    places = [Path(path).expanduser(), *([Path(data_dir) / path] if data_dir else [])]
+    if found := next((place for place in places if place.exists()), None):
+        return found
+    raise SourceMissing(f"{key}: there is no {' nor '.join(map(str, places))}")
+
+
+def _called(mixer: str, folder: Path) -> tuple[DataFile, ...]:
+    named = [path for path in sorted(folder.rglob("*")) if path.stem.lower().replace("-", "_") == mixer]
+    return tuple(entry for path in named for entry in _rows_of(path))
+
+
+def _rows_of(place: Path) -> tuple[DataFile, ...]:
+    return tuple(DataFile(str(path), shown, ROWS, ROWS, None) for shown, path in tables_in(place, endings=TEXT_ENDINGS))
+
+
+def _text_source(name: str, files: tuple[DataFile, ...], field: str, where: str) -> Source:
+    identity = {"files": files_digest(files, {}), "field": field}
+    return Source(name=name, identity=identity, where=where, files=files, text_field=field)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
+
+
+def _hub_words(files: HubFiles) -> str:
+    return f"{files.id} at {files.revision[:12]} on the hub"
+
+
+def _missing(what: str, tried: Sequence[str]) -> str:
     listed = "".join(f"\n  tried: {line}" for line in tried)
     return (
-        f"the set {dataset.name} ({dataset.about}) is not here{listed}\n"
+        f"{what} is not here{listed}\n"
         f"  to get it, on a machine with network: raysweep data fetch SWEEP.yaml --to DIR, then give --data DIR here"
     )

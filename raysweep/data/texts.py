@@ -6,9 +6,11 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 
 from raysweep.catalog import TEXT_ROWS
-from raysweep.data.sources import Source
+from raysweep.data.rows import read_lines, read_rows
+from raysweep.data.source import Source
 from raysweep.identity import digest
 
 __all__ = ["passages"]
@@ -25,10 +27,17 @@ def passages(source: Source, *, words: int, data_seed: int, counts: Counter[str]
 
 
 def documents(source: Source) -> Iterator[str]:
-    """The texts of a source, in its order; blank ones left out. Raises BadData."""
-    for file in source.files:
-        for row in file.rows():
-            if row.values.get(source.text_field) != "":
+    """The texts of a source, in its order, blank and broken ones left out; of plain text every line is one.
+
+    Raises BadData.
+    """
+    for file in source.located():
+        path = Path(file.path)
+        if path.suffix == ".txt":
+            yield from (text for _, text in read_lines(path, file.shown))
+            continue
+        for row in read_rows(path, shown=file.shown):
+            if row.values.get(source.text_field) != "" and row.encodes(source.text_field):
                 yield row.text(source.text_field)
 
 

@@ -23,8 +23,12 @@ def _math(row: Row, side: Side) -> Iterator[Draft]:
 
 
 def _evolcode(row: Row, side: Side) -> Iterator[Draft | Skipped]:
-    if row.values.get("output") == "":  # the model that wrote the set sometimes wrote nothing
+    output = row.values.get("output")
+    if isinstance(output, str) and not output.strip():  # the model that wrote the set sometimes wrote nothing
         yield Skipped("no_output")
+        return
+    if not row.encodes("instruction") or not row.encodes("output"):  # or half of an emoji
+        yield Skipped("broken_text")
         return
     instruction, output = row.text("instruction"), row.text("output")
     yield Draft(({"instruction": instruction, "output": output},), (output,))
