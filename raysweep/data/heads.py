@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -13,8 +14,9 @@ from typing import IO, Any
 
 from raysweep.data.rows import read_rows
 
-__all__ = ["cached_head", "head"]
+__all__ = ["cached_head", "head", "heads_of"]
 
+BUFFER = 1 << 20
 log = logging.getLogger(__name__)
 
 
@@ -53,11 +55,18 @@ class _Remote:
     def open(self, mode: str) -> IO[bytes]:
         from huggingface_hub import HfFileSystem
 
-        return HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True).open(self.address, mode)
+        file = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True).open(self.address, mode)
+        # Parquet is read where its footer points; lines in their order, and without a buffer many bytes twice.
+        return file if self.suffix == ".parquet" else io.BufferedReader(file, BUFFER)
+
+
+def heads_of(cache: Path, id: str) -> Path:
+    """The folder of a repository's heads, one folder a commit."""
+    return cache.parent / "assets" / "raysweep" / id.replace("/", "--")
 
 
 def _path(cache: Path, id: str, revision: str, rows: int) -> Path:
-    return cache.parent / "assets" / "raysweep" / id.replace("/", "--") / revision / f"first-{rows}.jsonl"
+    return heads_of(cache, id) / revision / f"first-{rows}.jsonl"
 
 
 def _origin(path: Path) -> Path:

@@ -16,10 +16,12 @@ from typing import Any
 
 from raysweep.catalog import Hub
 from raysweep.data.folder import TABLES, split_of
-from raysweep.data.heads import cached_head, head
+from raysweep.data.heads import cached_head, head, heads_of
 from raysweep.errors import BadData, SourceMissing
 
-__all__ = ["HubFiles", "Unreachable", "cache", "choose", "download", "endpoint", "in_cache", "offline", "on_hub"]
+__all__ = [
+    "HubFiles", "Unreachable", "cache", "choose", "download", "endpoint", "in_cache", "offline", "on_hub", "present",
+]
 
 PATIENCE = 2.0  # seconds that a plan waits for the hub
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -50,17 +52,17 @@ def offline() -> bool:
 
 
 def in_cache(hub: Hub, splits: Sequence[str]) -> HubFiles | None:
-    """What the Hugging Face cache holds, if it holds all of it."""
-    revision = _cached_revision(hub)
-    if revision is None:
-        return None
-    if hub.rows is not None:
-        paths = cached_head(cache(), hub.id, revision, hub.rows)
-        return HubFiles(hub.id, revision, paths, hub.rows) if paths else None
-    snapshot = _repository(hub.id) / "snapshots" / revision
-    there = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
-    paths = choose(there, hub, splits)
-    return HubFiles(hub.id, revision, paths) if paths and _complete(paths, hub) else None
+    """What the Hugging Face cache holds of a set, if it holds all of it: at the pinned commit, or else at the latest."""
+    for revision in _cached_revisions(hub):
+        snapshot = _repository(hub.id) / "snapshots" / revision
+        if hub.rows is not None:
+            paths = cached_head(cache(), hub.id, revision, hub.rows)
+        else:
+            there = [path.relative_to(snapshot).as_posix() for path in snapshot.rglob("*") if path.is_file()]
+            paths = _if_complete(choose(there, hub, splits), hub)
+        if paths:
+            return HubFiles(hub.id, revision, paths, hub.rows)
+    return None
 
 
 def on_hub(hub: Hub, splits: Sequence[str]) -> HubFiles:
@@ -85,6 +87,14 @@ def download(files: HubFiles) -> list[tuple[str, Path]]:
     return [(f"{files.id}/{path}", _one_file(files, path)) for path in files.paths]
 
 
+def present(files: HubFiles) -> bool:
+    """Whether `download` would need no network."""
+    if files.rows is not None:
+        return bool(cached_head(cache(), files.id, files.revision, files.rows))
+    snapshot = _repository(files.id) / "snapshots" / files.revision
+    return all((snapshot / path).is_file() for path in files.paths)
+
+
 def choose(paths: Sequence[str], hub: Hub, splits: Sequence[str]) -> tuple[str, ...]:
     """The data files of a set among a repository's: those named, or those of its configurations and splits."""
     if hub.files:
@@ -103,13 +113,13 @@ def _is_description(path: str) -> bool:
     return PurePosixPath(path).name in ("dataset_infos.json", "dataset_info.json", "state.json", "package.json")
 
 
-def _complete(paths: Sequence[str], hub: Hub) -> bool:
-    """Whether no configuration, named file or shard (`00001-of-00003`) is missing among downloaded files."""
+def _if_complete(paths: tuple[str, ...], hub: Hub) -> tuple[str, ...]:
+    """The paths, or none where a configuration, a named file or a shard (`00001-of-00003`) is missing among them."""
     shards = [match for path in paths if (match := re.search(r"(.*)-(\d+)-of-(\d+)", path))]
     heads = {match[1]: int(match[3]) for match in shards}
     whole = all(sum(match[1] == head for match in shards) == count for head, count in heads.items())
     configs = all(any(_in_config(path, config) for path in paths) for config in hub.configs)
-    return whole and configs and set(hub.files) <= set(paths)
+    return paths if whole and configs and set(hub.files) <= set(paths) else ()
 
 
 def cache() -> Path:
@@ -123,11 +133,16 @@ def _repository(id: str) -> Path:
     return cache() / f"datasets--{id.replace('/', '--')}"
 
 
-def _cached_revision(hub: Hub) -> str | None:
+def _cached_revisions(hub: Hub) -> list[str]:
     if hub.revision and COMMIT.fullmatch(hub.revision):
-        return hub.revision
+        return [hub.revision]
     reference = _repository(hub.id) / "refs" / (hub.revision or "main")
-    return reference.read_text().strip() if reference.is_file() else None
+    named = [reference.read_text().strip()] if reference.is_file() else []
+    if hub.revision:
+        return named
+    folders = [*(_repository(hub.id) / "snapshots").glob("*"), *heads_of(cache(), hub.id).glob("*")]
+    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
+    return list(dict.fromkeys([*named, *(folder.name for folder in folders)]))
 
 
 def endpoint() -> str:

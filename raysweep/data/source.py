@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.data.folder import DataFile, Problem, content_digest, recognized
-from raysweep.data.hub import HubFiles, download
+from raysweep.data.hub import HubFiles, download, present
 from raysweep.data.readers.lama import relation_in
 from raysweep.data.rows import Row, read_rows
 from raysweep.data.words import WordList
@@ -38,6 +38,11 @@ class Source:
     own: OwnSet | None = None
     words: WordList | None = None
     text_field: str | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether its rows can be read without a network."""
+        return self.hub is None or present(self.hub)
 
     def located(self) -> tuple[DataFile, ...]:
         """Its files on this machine, downloaded if need be. Raises SourceMissing and BadData."""

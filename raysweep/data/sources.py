@@ -5,20 +5,22 @@ Finding is fast, with or without network: files are looked at, nothing is downlo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from raysweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
 from raysweep.data import kvr
 from raysweep.data import own as own_sets
 from raysweep.data.folder import TABLES, DataFile, known_files, problems, split_of, tables_in
 from raysweep.data.hub import HubFiles, Unreachable, in_cache, on_hub
+from raysweep.data.origin import origin_of
 from raysweep.data.source import ROWS, Source, files_digest
 from raysweep.data.words import find_word_list
 from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.spec import OwnSet, Text
 
-__all__ = ["Source", "find", "find_text", "find_words"]
+__all__ = ["Source", "find", "find_mixer", "find_text", "find_words"]
 
 TEXT_ENDINGS = TABLES | {".txt"}
 NO_FOLDER = "no data folder given (--data DIR or RAYSWEEP_DATA)"
@@ -73,6 +75,17 @@ def find_text(mixer: str, *, text: Text | None, data_dir: Path | None) -> Source
     raise SourceMissing(_missing(f"the corpus of the mixer {mixer} ({declared.about})", tried))
 
 
+def find_mixer(mixer: str, *, text: Text | None, data_dir: Path | None) -> Source | None:
+    """The source of a mixer, None for one that has none of its own (`none`, `replay`)."""
+    match MIXERS[mixer].kind:
+        case "words":
+            return find_words(data_dir=data_dir)
+        case "text":
+            return find_text(mixer, text=text, data_dir=data_dir)
+        case _:
+            return None
+
+
 def _folder(data_dir: Path | None, tried: list[str]) -> Path | None:
     if data_dir is None:
         tried.append(NO_FOLDER)
@@ -92,8 +105,9 @@ def _in_folder(dataset: Dataset, folder: Path | None, tried: list[str]) -> Sourc
         tried.append(_nothing_in(folder, dataset, files))
         return None
     side = _templates(known) if dataset.name == "lama" else {}
+    identity = dict(origin_of(dataset.name, used) or {"files": files_digest(used, side)})
     where = f"{_files(len(used))} under {folder}"
-    return Source(name=dataset.name, identity={"files": files_digest(used, side)}, where=where, files=used, side=side)
+    return Source(name=dataset.name, identity=identity, where=where, files=used, side=side)
 
 
 def _templates(known: Sequence[DataFile]) -> dict[str, str]:
@@ -125,46 +139,51 @@ def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | N
 
 def _find_own(name: str, own: OwnSet, data_dir: Path | None) -> Source:
     own_sets.fields_of(name, own)
-    recipe = own_sets.recipe_of(own)
+    recipe = {"own": dict(own_sets.recipe_of(own))}
     if own.path is not None:
         place = _place(f"sets.{name}.path", own.path, data_dir)
-        files = tuple(
-            DataFile(str(path), shown, ROWS, ROWS, None)
-            for shown, path in tables_in(place)
-            if place.is_file() or split_of(shown) in (None, own.split)
-        )
+        files = tuple(entry for entry in _rows_of(place, TABLES) if place.is_file() or _of_split(entry, own.split))
         if not files:
-            raise SourceMissing(f"sets.{name}.path: {place} holds no {', '.join(sorted(TABLES))} file")
-        identity = {"files": files_digest(files, {}), "own": dict(recipe)}
+            raise SourceMissing(f"sets.{name}.path: {place} holds no {', '.join(sorted(TABLES))} file of {own.split}")
+        identity = {"files": files_digest(files, {}), **recipe}
         return Source(name=name, identity=identity, where=f"{_files(len(files))} at {place}", files=files, own=own)
-    tried: list[str] = []
     hub = Hub(id=own.hub, revision=own.revision, configs=(own.config,) if own.config else ())
-    if files := _files_of(hub, (own.split,), tried):
-        identity = {**files.identity((own.split,)), "own": dict(recipe)}
-        return Source(name=name, identity=identity, where=_hub_words(files), hub=files, own=own)
-    raise SourceMissing(_missing(f"sets.{name}, {own.hub} on the hub,", tried))
+    return _find_on_hub(name, hub, own.split, recipe, data_dir, f"sets.{name}", own=own)
 
 
 def _find_own_text(text: Text | None, data_dir: Path | None) -> Source:
     if text is None:
         raise BadInput("the mixer text needs mixing.text: a path or a hub id, and the field that holds the text")
+    recipe = {"field": text.field}
     if text.path is not None:
         place = _place("mixing.text.path", text.path, data_dir)
-        files = _rows_of(place)
+        files = _rows_of(place, TEXT_ENDINGS)
         if not files:
             raise SourceMissing(f"mixing.text.path: {place} holds no {', '.join(sorted(TEXT_ENDINGS))} file")
         return _text_source("text", files, text.field, f"{_files(len(files))} at {place}")
-    tried: list[str] = []
     hub = Hub(id=text.hub, revision=text.revision, configs=(text.config,) if text.config else (), rows=TEXT_ROWS)
-    if files := _files_of(hub, (text.split,), tried):
-        identity = {**files.identity((text.split,)), "field": text.field}
-        return Source(name="text", identity=identity, where=_hub_words(files), hub=files, text_field=text.field)
-    raise SourceMissing(_missing(f"mixing.text, {text.hub} on the hub,", tried))
+    return _find_on_hub("text", hub, text.split, recipe, data_dir, "mixing.text", text_field=text.field)
+
+
+def _find_on_hub(
+    name: str, hub: Hub, split: str, recipe: Mapping[str, Any], data_dir: Path | None, key: str, **how: Any
+) -> Source:
+    """A set or corpus that a sweep names by its hub id: fetched into the data folder, in the cache, or on the hub."""
+    tried: list[str] = []
+    folder = _folder(data_dir, tried)
+    if folder and (files := _rows_of(folder / name, TABLES)) and (fetched := origin_of(name, files)):
+        where = f"{_files(len(files))} at {folder / name}"
+        return Source(name=name, identity={**fetched, **recipe}, where=where, files=files, **how)
+    if files := _files_of(hub, (split,), tried):
+        identity = {**files.identity((split,)), **recipe}
+        return Source(name=name, identity=identity, where=_hub_words(files), hub=files, **how)
+    raise SourceMissing(_missing(f"{key} ({hub.id} on the hub)", tried))
 
 
 def _place(key: str, path: str, data_dir: Path | None) -> Path:
     """A path as it is written, or under the data folder."""
-    places = [Path(path).expanduser(), *([Path(data_dir) / path] if data_dir else [])]
+    under = [Path(data_dir) / path, Path(data_dir) / Path(path).name] if data_dir else []
+    places = list(dict.fromkeys([Path(path).expanduser(), *under]))
     if found := next((place for place in places if place.exists()), None):
         return found
     raise SourceMissing(f"{key}: there is no {' nor '.join(map(str, places))}")
@@ -172,15 +191,19 @@ def _place(key: str, path: str, data_dir: Path | None) -> Path:
 
 def _called(mixer: str, folder: Path) -> tuple[DataFile, ...]:
     named = [path for path in sorted(folder.rglob("*")) if path.stem.lower().replace("-", "_") == mixer]
-    return tuple(entry for path in named for entry in _rows_of(path))
+    return tuple(entry for path in named for entry in _rows_of(path, TEXT_ENDINGS))
 
 
-def _rows_of(place: Path) -> tuple[DataFile, ...]:
-    return tuple(DataFile(str(path), shown, ROWS, ROWS, None) for shown, path in tables_in(place, endings=TEXT_ENDINGS))
+def _rows_of(place: Path, endings: Collection[str]) -> tuple[DataFile, ...]:
+    return tuple(DataFile(str(path), shown, ROWS, ROWS, None) for shown, path in tables_in(place, endings=endings))
+
+
+def _of_split(entry: DataFile, split: str) -> bool:
+    return split_of(entry.shown) in (None, split)
 
 
 def _text_source(name: str, files: tuple[DataFile, ...], field: str, where: str) -> Source:
-    identity = {"files": files_digest(files, {}), "field": field}
+    identity = dict(origin_of(name, files) or {"files": files_digest(files, {}), "field": field})
     return Source(name=name, identity=identity, where=where, files=files, text_field=field)
 
 
