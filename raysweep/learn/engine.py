@@ -83,9 +83,12 @@ class Engine:
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
-        norm = self._clipped_norm()
+        norm = self._norm_without_zero()
         self._engine.step()
-        return Stats(loss_sum, norm if norm is not None else _number(self._engine.get_global_grad_norm()), lr)
+        norm = _number(self._engine.get_global_grad_norm()) if norm is None else norm
+        if not (math.isfinite(norm) and self._engine.was_step_applied()):
+            raise TrialFailed(f"step {batch.step + 1}: the gradient is not finite at {self._where()}")
+        return Stats(loss_sum, norm, lr)
 
     def place(self, part: batches.MicroBatch) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """A micro-batch's arrays on this rank's device."""
@@ -179,16 +182,19 @@ class Engine:
             total += loss.detach()
         loss_sum = total.item()
         if not math.isfinite(loss_sum):
-            raise TrialFailed(f"the loss is {loss_sum} at learning rate {self.training.lr}; try a smaller one")
+            raise TrialFailed(f"the loss is {loss_sum} at {self._where()}")
         return loss_sum
 
-    def _clipped_norm(self) -> float | None:
+    def _norm_without_zero(self) -> float | None:
         """The gradient's norm where DeepSpeed clips without keeping it: float32 weights without ZeRO."""
         engine = self._engine
         if engine.zero_optimization() or engine.bfloat16_enabled():
             return None
         gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
         return _number(torch.nn.utils.get_total_norm(gradients))
+
+    def _where(self) -> str:
+        return f"learning rate {self.training.lr}, precision {self.training.precision}; try a smaller rate"
 
     def _weights(self) -> dict[str, torch.Tensor]:
         if self._engine is None:

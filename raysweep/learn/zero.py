@@ -173,6 +173,8 @@ def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
 
 def _precision(precision: str, stage: int) -> dict[str, Any]:
     match precision, stage:
+        case "bf16", 0:  # DeepSpeed keeps float32 masters here too, but takes no accumulation type
+            return {"bf16": {"enabled": True}}
         case "bf16", _:
             return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
         case "bf16_pure", stage if stage > 0:

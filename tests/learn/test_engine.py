@@ -1,0 +1,81 @@
+"""The engine against a plain PyTorch loop that shares no code with it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
+
+from raysweep.learn.batches import batches_from, total_steps
+from raysweep.learn.engine import Engine
+from raysweep.spec import Runtime
+
+
+def reference(folder, examples, settings, steps, dtype=torch.float64):
+    """AdamW, Transformers' own loss and schedule, one padded batch a step; weights and losses."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, attn_implementation="eager").train()
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=settings.lr, betas=settings.betas, eps=1e-8, weight_decay=settings.weight_decay
+    )
+    total = total_steps(len(examples), settings)
+    schedule = get_cosine_schedule_with_warmup(optimizer, -(-total * settings.warmup // 1), total)
+    losses = []
+    for batch, _ in zip(batches_from(0, examples, training=settings, seed=7), range(steps), strict=False):
+        width = max(map(len, batch.examples))
+        ids = torch.zeros(len(batch.examples), width, dtype=torch.long)
+        labels = torch.full_like(ids, -100)
+        mask = torch.zeros_like(ids)
+        for row, one in enumerate(batch.examples):
+            tokens = torch.from_numpy(one.tokens).long()
+            ids[row, : len(one)] = tokens
+            mask[row, : len(one)] = 1
+            labels[row, : len(one)] = torch.where(torch.from_numpy(one.targets), tokens, -100)
+        loss = model(input_ids=ids, attention_mask=mask, labels=labels).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return {name: tensor.double() for name, tensor in model.state_dict().items()}, losses
+
+
+def run(folder, examples, settings, steps, out, **runtime):
+    losses = []
+    total = total_steps(len(examples), settings)
+    with Engine(folder, training=settings, total_steps=total, runtime=Runtime(**runtime)) as engine:
+        for batch, _ in zip(batches_from(0, examples, training=settings, seed=7), range(steps), strict=False):
+            losses.append(engine.step(batch).loss_sum / batch.target_tokens)
+        facts = engine.facts()
+        engine.save(out)
+    model = AutoModelForCausalLM.from_pretrained(out, dtype="auto")
+    return dict(model.state_dict()), losses, facts
+
+
+def farthest(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return max((ours[name].double() - theirs[name]).abs().max().item() for name in ours)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_fifty_steps_are_those_of_a_plain_float64_loop(small, pairs, training, encoded, tmp_path, zero):
+    examples = encoded(pairs(60))
+    settings = training(epochs=7, weight_decay=0.0)
+    theirs, their_losses = reference(small, examples, settings, 50)
+    ours, losses, facts = run(small, examples, settings, 50, tmp_path, zero=zero)
+    assert facts["zero_stage"] == zero
+    assert losses == pytest.approx(their_losses, rel=1e-4)
+    assert farthest(ours, theirs) < 2e-4
+
+
+def test_one_step_changes_every_weight_as_a_plain_loop_does(small, pairs, training, encoded, tmp_path):
+    examples = encoded(pairs(8))
+    settings = training(epochs=1, warmup=0.0, weight_decay=0.1)
+    start = AutoModelForCausalLM.from_pretrained(small).state_dict()
+    ours, losses, _ = run(small, examples, settings, 1, tmp_path)
+    theirs, their_losses = reference(small, examples, settings, 1)
+    assert losses == pytest.approx(their_losses, rel=1e-6)
+    moved = [name for name in ours if not torch.equal(ours[name], start[name])]
+    assert set(moved) == set(ours)
+    norms = {name for name in ours if "norm" in name}
+    assert max((ours[name].double() - theirs[name]).abs().max() for name in set(ours) - norms) < settings.lr / 50

@@ -1,0 +1,167 @@
+"""Stages: the same to the bit from run to run and over an interruption; they end by their rule and say which."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from raysweep.chain import StopAt
+from raysweep.errors import TrialFailed
+from raysweep.learn.batches import batches_from, pad_as_released, total_steps
+from raysweep.learn.engine import Engine
+from raysweep.learn.progress import Interrupted
+from raysweep.learn.schedule import LossRule, rate
+from raysweep.learn.train import train
+from raysweep.spec import Every, Runtime
+
+
+@pytest.fixture
+def stage(small, tmp_path):
+    """Runs one stage from the small model; its outcome and its weights."""
+
+    def run(examples, settings, *, runtime=None, **changes):
+        said = {
+            "seed": 5, "probes": {}, "every": Every(epochs=1), "checkpoints": None, "checkpoint_every": 600.0,
+        } | changes
+        total = total_steps(len(examples), settings)
+        out = tmp_path / "out"
+        with Engine(small, training=settings, total_steps=total, runtime=runtime or Runtime()) as engine:
+            outcome = train(engine, examples, training=settings, **said)
+            engine.save(out)
+        return outcome, load_file(out / "model.safetensors")
+
+    return run
+
+
+def same(left, right):
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def plain(curve):
+    return [{name: value for name, value in row.items() if name != "seconds"} for row in curve]
+
+
+def test_same_seed_same_bits(stage, pairs, training, encoded):
+    examples = encoded(pairs(20))
+    first, weights = stage(examples, training(epochs=2))
+    again, weights_again = stage(examples, training(epochs=2))
+    other, weights_other = stage(examples, training(epochs=2), seed=6)
+    assert plain(first.curve) == plain(again.curve)
+    assert same(weights, weights_again)
+    assert not same(weights, weights_other)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_stage_killed_at_any_step_ends_bit_identical(stage, pairs, training, encoded, asked, tmp_path, precision, zero):
+    examples, probes = encoded(pairs(20)), {"a": asked(pairs(20))}
+    settings = training(epochs=3, precision=precision, stop=StopAt(rule="loss", loss=5.2, hits=3))
+    runtime = Runtime(zero=zero)
+    whole, weights = stage(examples, settings, probes=probes, runtime=runtime)
+    assert whole.steps >= 4
+    for step in (2, whole.steps - 1):
+        kept = tmp_path / f"kept-{step}"
+        done = iter(range(1, 100))
+        with pytest.raises(Interrupted):
+            stage(
+                examples, settings, probes=probes, runtime=runtime, checkpoints=kept,
+                should_stop=lambda step=step, done=done: next(done) == step,
+            )
+        told = []
+        resumed, weights_resumed = stage(
+            examples, settings, probes=probes, runtime=runtime, checkpoints=kept, on_progress=told.append
+        )
+        assert told[0].step == step + 1
+        assert plain(resumed.curve) == plain(whole.curve)
+        assert (resumed.steps, resumed.stopped_by) == (whole.steps, whole.stopped_by)
+        assert same(weights, weights_resumed)
+
+
+def test_checkpoints_by_time_leave_only_the_newest(stage, pairs, training, encoded, tmp_path):
+    outcome, _ = stage(encoded(pairs(20)), training(epochs=2), checkpoints=tmp_path / "kept", checkpoint_every=1e-9)
+    assert [found.name for found in (tmp_path / "kept").iterdir()] == [f"step-{outcome.steps - 1}"]
+
+
+def test_every_example_once_an_epoch_and_the_curve_says_when(stage, pairs, training, encoded, asked):
+    examples = encoded(pairs(20))
+    told = []
+    outcome, _ = stage(
+        examples, training(epochs=2), probes={"a": asked(pairs(20))}, every=Every(steps=4), on_progress=told.append
+    )
+    assert (outcome.steps, outcome.epochs, outcome.stopped_by) == (6, 2.0, "epochs")
+    assert outcome.tokens == 2 * sum(map(len, examples))
+    assert [row["step"] for row in outcome.curve] == [1, 2, 3, 4, 5, 6]
+    assert [row["step"] for row in outcome.curve if "accuracy_a" in row] == [4, 6]
+    assert told[-1].step == told[-1].total_steps == 6
+
+
+def test_loss_rule_counts_hits_in_a_row_or_not():
+    rule = LossRule(StopAt(rule="loss", loss=0.1, hits=3))
+    assert [rule.reached(loss) for loss in (0.05, 0.2, 0.05, 0.1, 0.3, 0.09)] == [False] * 5 + [True]
+    assert not any(LossRule(StopAt(rule="epochs")).reached(0.0) for _ in range(20))
+
+
+def test_memorized_ends_at_the_first_epoch_whose_end_proves_all(stage, pairs, training, encoded, asked):
+    examples = pairs(6)
+    settings = training(epochs=200, stop=StopAt(rule="memorized"), batch_size=6)
+    outcome, _ = stage(encoded(examples), settings, own=asked(examples), probes={"a": asked(examples)})
+    assert outcome.stopped_by == "memorized"
+    shares = [row["accuracy_a"] for row in outcome.curve]
+    assert shares[-1] == 100.0
+    assert max(shares[:-1]) < 100.0
+
+
+def test_schedule_is_transformers_cosine(training):
+    from transformers import get_cosine_schedule_with_warmup
+
+    settings = training(lr=0.5)
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.5)
+    schedule = get_cosine_schedule_with_warmup(optimizer, 3, 41)
+    for step in range(41):
+        assert rate(step, 41, settings) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
+        optimizer.step()
+        schedule.step()
+    assert rate(0, 1, settings) == 0.5
+
+
+def test_order_and_last_batch_switches(pairs, training, encoded):
+    examples = encoded(pairs(20))
+
+    def ids(**changes):
+        batches = list(batches_from(0, examples, training=training(epochs=2, **changes), seed=1))
+        return [[one.id for one in batch.examples] for batch in batches]
+
+    ours, fixed, dropped = ids(), ids(order="fixed"), ids(last_batch="drop")
+    assert [len(batch) for batch in ours] == [8, 8, 4] * 2
+    assert sorted(sum(ours[:3], [])) == sorted(one.id for one in examples)
+    assert ours[:3] != ours[3:]
+    assert fixed[:3] == fixed[3:] == ours[:3]
+    assert [len(batch) for batch in dropped] == [8, 8] * 2
+
+
+def test_label_padding_eos_trains_on_pads_as_the_released_code_does(stage, small, pairs, training, encoded, tmp_path):
+    """Its rule: pad all to the longest of the set with eos, in inputs, labels and mask alike."""
+    from transformers import AutoModelForCausalLM
+
+    examples = encoded([*pairs(3), *pairs(3, longest=60, seed=1)])
+    settings = training(epochs=1, label_padding="eos", batch_size=6, warmup=0.0)
+    outcome, _ = stage(examples, settings)
+    width = max(map(len, examples))
+    ids = torch.nn.utils.rnn.pad_sequence(
+        [torch.from_numpy(one.tokens).long() for one in examples], batch_first=True, padding_value=0
+    )
+    labels = torch.nn.utils.rnn.pad_sequence(
+        [torch.where(torch.from_numpy(one.targets), torch.from_numpy(one.tokens).long(), -100) for one in examples],
+        batch_first=True, padding_value=0,
+    )
+    model = AutoModelForCausalLM.from_pretrained(small)
+    assert outcome.loss == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)
+    assert {len(one) for one in pad_as_released(examples)} == {width}
+
+
+def test_nothing_to_train_on_and_a_loss_that_is_none(stage, pairs, training, encoded):
+    with pytest.raises(TrialFailed, match="no examples"):
+        stage([], training())
+    with pytest.raises(TrialFailed, match="learning rate"):
+        stage(encoded(pairs(8)), training(lr=1e30, clip=1e9, warmup=0.0))

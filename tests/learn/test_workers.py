@@ -1,0 +1,65 @@
+"""Two workers compute what one does: the same examples a step, the same loss, the same answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+SCRIPT = Path(__file__).with_name("stage_in_workers.py")
+
+
+def told_by(workers, job, tmp_path):
+    """Run a stage in so many processes; what each told, and the weights written."""
+    out = tmp_path / f"{workers}-workers-{len(list(tmp_path.iterdir()))}"
+    out.mkdir()
+    file = out / "job.pickle"
+    file.write_bytes(pickle.dumps(job | {"out": str(out)}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    common = os.environ | {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(SCRIPT.parents[2]),
+    }
+    running = [
+        subprocess.Popen([sys.executable, SCRIPT, file], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
+        for rank in range(workers)
+    ]
+    assert [process.wait(timeout=300) for process in running] == [0] * workers
+    told = [json.loads((out / f"told-{rank}.json").read_text()) for rank in range(workers)]
+    return told, load_file(out / "model.safetensors")
+
+
+@pytest.fixture
+def job(small, pairs, training, encoded, asked):
+    """57 pairs: the last batch of an epoch has one example, so that one of two ranks has none."""
+    examples = pairs(57, longest=12)
+    return {
+        "folder": str(small), "training": training(epochs=30), "examples": encoded(examples),
+        "questions": asked(examples),
+    }
+
+
+@pytest.mark.parametrize("zero", [3, *(pytest.param(stage, marks=pytest.mark.slow) for stage in (0, 1, 2))])
+def test_two_workers_do_what_one_does(job, tmp_path, zero):
+    (alone,), weights = told_by(1, job | {"runtime": {"zero": 3}}, tmp_path)
+    both, shared = told_by(2, job | {"runtime": {"zero": zero, "micro_batch": 3}}, tmp_path)
+    assert both[0]["facts"]["world_size"] == 2
+    assert both[0]["facts"]["backend"] == "gloo"
+    assert both[0]["facts"]["zero_stage"] == zero
+    assert both[0]["losses"] == both[1]["losses"]
+    assert both[0]["losses"][:50] == pytest.approx(alone["losses"][:50], rel=1e-3)
+    assert both[0]["accuracy"] == both[1]["accuracy"]
+    assert both[0]["answers"] == both[1]["answers"]
+    assert [one[0] for one in both[0]["answers"]] == [question.id for question in job["questions"]]
+    assert both[0]["accuracy"][-1] == pytest.approx(100 * sum(one[2] for one in both[0]["answers"]) / 57)
+    assert both[0]["accuracy"][-1] == pytest.approx(alone["accuracy"][-1], abs=8)
+    assert weights.keys() == shared.keys()
