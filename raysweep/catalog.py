@@ -52,7 +52,8 @@ class Dataset:
 
     `factoid` sets are asked for their answers, filtered by familiarity unless `generated`, and may be D_A (`d_a`).
     `scorer` is None where answers are not scored. `size` is how many different examples can be generated. `splits` are
-    those of its upstream files that are used; a file that names no split is used too.
+    those of its upstream files that are used; a file that names no split is used too. `called` is how its folder may
+    also be called: files are known by their columns, and this only says whose a broken file is.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Dataset:
     hub: Hub | None = None
     archive: Archive | None = None
     splits: tuple[str, ...] = ("train",)
+    called: tuple[str, ...] = ()
     size: int | None = None
 
     @property
@@ -138,12 +140,13 @@ _SETS = (
     Dataset(
         name="entityqa", about="EntityQuestions: simple questions on rare entities", factoid=True, scorer="exact",
         prompt=QUESTION, target="{answer}", licence="MIT",
+        called=("entity_questions", "entityquestions"),
         archive=Archive(url="https://nlp.cs.princeton.edu/projects/entity-questions/dataset.zip"),
     ),
     Dataset(
         name="webqa", about="WebQuestions, asked of a search engine", factoid=True, scorer="contains",
         prompt=QUESTION, target="{answer}", licence="CC BY 4.0",
-        hub=Hub(id="stanfordnlp/web_questions"),
+        hub=Hub(id="stanfordnlp/web_questions"), called=("web_questions", "webquestions"),
         splits=("train", "validation"),  # upstream cuts what is train on the hub in three
     ),
     Dataset(
@@ -170,7 +173,8 @@ _SETS = (
     ),
     Dataset(
         name="evolcode", about="Evol-Instruct-Code-80k", prompt="{instruction}", target="{output}",
-        licence="CC BY-NC-SA 4.0", hub=Hub(id="nickrosh/Evol-Instruct-Code-80k-v1"),
+        licence="CC BY-NC-SA 4.0", called=("evol_instruct_code", "evolinstruct"),
+        hub=Hub(id="nickrosh/Evol-Instruct-Code-80k-v1"),
     ),
     Dataset(
         name="apps", about="programming problems, introductory and interview", prompt="{task}", target="{code}",

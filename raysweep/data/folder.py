@@ -49,10 +49,11 @@ class DataFile:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """A file that may be data but cannot be read, or whose columns nobody knows."""
+    """A file that may be data but cannot be read (`broken`), or whose columns nobody knows."""
 
     shown: str
     reason: str
+    broken: bool
 
 
 def known_files(folder: Path) -> tuple[DataFile, ...]:
@@ -116,13 +117,13 @@ def _look(path: str, shown: str, set: str | None, size: int, changed: int) -> Da
     try:
         first = list(islice(read_rows(Path(path), shown=shown), LOOKED_AT))
     except BadData as error:
-        return Problem(shown, str(error))
+        return Problem(shown, str(error), broken=True)
     for name, shape in _SHAPES:
         if set in (None, name) and any(shape.fits(row.values) for row in first):
             return DataFile(path, shown, name, shape.name, split_of(shown))
     columns = ", ".join(sorted(str(key) for key in first[0].values)[:8]) if first else "none"
     whose = f"{set} does not have" if set else "no set has"
-    return Problem(shown, f"{shown}, row 1: {whose} these columns: {columns}")
+    return Problem(shown, f"{shown}, row 1: {whose} these columns: {columns}", broken=False)
 
 
 _SHAPES = tuple((name, shape) for name, shapes in SHAPES.items() for shape in shapes) + (("lama.templates", TEMPLATES),)

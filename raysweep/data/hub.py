@@ -52,7 +52,7 @@ def offline() -> bool:
 
 
 def in_cache(hub: Hub, splits: Sequence[str]) -> HubFiles | None:
-    """What the Hugging Face cache holds of a set, if it holds all of it: at the pinned commit, or else at the latest."""
+    """What the Hugging Face cache holds of a set, if it holds all of it: at the pinned commit or at the latest."""
     for revision in _cached_revisions(hub):
         snapshot = _repository(hub.id) / "snapshots" / revision
         if hub.rows is not None:

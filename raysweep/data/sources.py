@@ -120,10 +120,16 @@ def _nothing_in(folder: Path, dataset: Dataset, files: Sequence[DataFile]) -> st
     if files:
         splits = ", ".join(sorted({entry.split for entry in files if entry.split}))
         return f"{folder}: only its {splits} split, and {' and '.join(dataset.splits)} is used"
-    for problem in problems(folder):
-        if dataset.name in problem.shown.lower():
-            raise BadData(problem.reason)
-    return f"{folder}: no file with its columns"
+    found = problems(folder)
+    if theirs := next((problem for problem in found if _is_called(dataset, problem.shown)), None):
+        raise BadData(theirs.reason)
+    broken = next((problem.reason for problem in found if problem.broken), None)
+    return f"{folder}: no file with its columns" + (f", and what cannot be read ({broken})" if broken else "")
+
+
+def _is_called(dataset: Dataset, shown: str) -> bool:
+    path = shown.lower().replace("-", "_")
+    return any(name in path for name in (dataset.name, *dataset.called))
 
 
 def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | None:

@@ -22,7 +22,9 @@ def passages(source: Source, *, words: int, data_seed: int, counts: Counter[str]
     Only the first documents of a source are read (TEXT_ROWS, as in the released code); shorter ones are counted as
     `short` and equal passages are one.
     """
-    found = dict.fromkeys(_cut(islice(documents(source), TEXT_ROWS), words, counts))
+    cut = list(_cut(islice(documents(source), TEXT_ROWS), words, counts))
+    found = dict.fromkeys(cut)
+    counts["duplicates"] += len(cut) - len(found)
     return iter(sorted(found, key=lambda pair: digest(f"{data_seed}\n{json.dumps(pair)}".encode())))
 
 
