@@ -52,8 +52,8 @@ class Dataset:
 
     `factoid` sets are asked for their answers, filtered by familiarity unless `generated`, and may be D_A (`d_a`).
     `scorer` is None where answers are not scored. `size` is how many different examples can be generated. `splits` are
-    those of its upstream files that are used; a file that names no split is used too. `called` is how its folder may
-    also be called: files are known by their columns, and this only says whose a broken file is.
+    those of its upstream files that are used; a file that names no split is used too. `called` is how its files or
+    folder may also be called: files are known by their columns, and names decide where several sets have the same.
     """
 
     name: str

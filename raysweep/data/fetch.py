@@ -67,8 +67,8 @@ def _fetch_set(name: str, sweep: Sweep, to: Path, data_dir: Path | None) -> int:
     own = sweep.sets.get(name)
     if own is not None and own.path is not None:
         return _copy_path(own.path, find(name, data_dir=data_dir, own=own), to)
-    if own is None and (archive := DATASETS[name].archive) is not None and not _is_here(name, data_dir):
-        return _aside(to / name, lambda folder: _unpack(name, archive.url, folder))
+    if own is None and (url := archive_url(name)) is not None and not _is_here(name, data_dir):
+        return _aside(to / name, lambda folder: _unpack(name, url, folder))
     source = find(name, data_dir=data_dir, own=own)
     return _aside(to / name, lambda folder: _copy(source, folder))
 
@@ -81,6 +81,12 @@ def _fetch_mixer(name: str, sweep: Sweep, to: Path, data_dir: Path | None) -> in
     if name == "text" and text is not None and text.path is not None:
         return _copy_path(text.path, source, to)
     return _aside(to / name, lambda folder: _copy(source, folder))
+
+
+def archive_url(name: str) -> str | None:
+    """Where a set of the catalog is had upstream, for one that the hub does not carry."""
+    archive = DATASETS[name].archive
+    return archive.url if archive else None
 
 
 def _is_here(name: str, data_dir: Path | None) -> bool:

@@ -100,7 +100,7 @@ def _in_folder(dataset: Dataset, folder: Path | None, tried: list[str]) -> Sourc
         return None
     known = known_files(folder)
     files = [entry for entry in known if entry.set == dataset.name]
-    used = tuple(entry for entry in files if entry.split is None or entry.split in dataset.splits)
+    used = _by_name(dataset, [entry for entry in files if entry.split is None or entry.split in dataset.splits])
     if not used:
         tried.append(_nothing_in(folder, dataset, files))
         return None
@@ -108,6 +108,11 @@ def _in_folder(dataset: Dataset, folder: Path | None, tried: list[str]) -> Sourc
     identity = dict(origin_of(dataset.name, used) or {"files": files_digest(used, side)})
     where = f"{_files(len(used))} under {folder}"
     return Source(name=dataset.name, identity=identity, where=where, files=used, side=side)
+
+
+def _by_name(dataset: Dataset, files: Sequence[DataFile]) -> tuple[DataFile, ...]:
+    """Where some of a set's files are called as the set, only those: another's rows may have the same columns."""
+    return tuple(entry for entry in files if _is_called(dataset, entry.shown)) or tuple(files)
 
 
 def _templates(known: Sequence[DataFile]) -> dict[str, str]:

@@ -79,6 +79,13 @@ def test_files_of_other_splits_are_not_used(tmp_path):
         find("gsm8k", data_dir=tmp_path)
 
 
+def test_a_file_called_as_the_set_wins_over_others_with_its_columns(tmp_path):
+    (tmp_path / "gsm8k").mkdir()
+    (tmp_path / "gsm8k" / "a.jsonl").write_bytes(LINES)
+    (tmp_path / "mine.jsonl").write_bytes(LINES)
+    assert [file.shown for file in find("gsm8k", data_dir=tmp_path).files] == ["gsm8k/a.jsonl"]
+
+
 def test_identity_is_what_files_hold_and_not_what_they_are_called(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(LINES)
     first = find("gsm8k", data_dir=tmp_path).identity
