@@ -1,0 +1,25 @@
+"""raysweep: Ray-distributed sweeps for continual memorization in language models.
+
+    import raysweep
+    raysweep.load("experiments/quickstart.yaml").run()
+    frame = raysweep.trials("quickstart")  # one row a trial
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["load", "trials"]
+
+
+def __getattr__(name: str) -> Any:
+    """Public functions are imported on first use, so that the core loads without them."""
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from raysweep import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

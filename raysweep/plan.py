@@ -173,7 +173,7 @@ def _slug(stage: Stage) -> str:
     """What a person reads in a folder's name; nothing reads it back."""
     other = "-id" if stage.selection.skip else ""
     mixer = stage.mixing.source if stage.mixing else "none"
-    return f"{stage.letter}-{stage.selection.set}{other}-{mixer}-s{stage.seed}"
+    return f"{stage.selection.set}{other}-{mixer}-s{stage.seed}"
 
 
 def sweep_digest(sweep: Sweep) -> str:

@@ -1,0 +1,170 @@
+"""A sweep from Python: load a file, look at its plan, run it, read its results."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raysweep.errors import BadInput
+from raysweep.grid import Grid
+from raysweep.plan import Plan, Sources, make_plan, sweep_digest
+from raysweep.spec import Sweep
+from raysweep.store import Store
+from raysweep.sweepfile import load as load_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from raysweep.cluster.tuner import Outcome
+    from raysweep.execute import Job
+
+__all__ = ["DEFAULT_STORE", "LoadedSweep", "data_folder", "load", "overview", "store_url", "trials"]
+
+DEFAULT_STORE = "./raysweep-store"
+
+
+def load(file: str | Path, overrides: Sequence[str] = ()) -> LoadedSweep:
+    """Read and check a sweep file; `overrides` are like `--set`, such as `grid.seed=[0, 1, 2]`. Raises BadInput."""
+    sweep, places = load_file(file, overrides)
+    grid = Grid(sweep, places)
+    for point in grid.points():
+        grid.trial(point)
+    return LoadedSweep(sweep, grid, Path(file).read_text(encoding="utf-8"), tuple(overrides))
+
+
+def store_url(given: str | Path | None) -> str:
+    """The store to use: the one given, else RAYSWEEP_STORE, else `./raysweep-store`."""
+    return str(given or os.environ.get("RAYSWEEP_STORE") or DEFAULT_STORE)
+
+
+def data_folder(given: str | Path | None) -> Path | None:
+    """The data folder to use: the one given, else RAYSWEEP_DATA, else none. BadInput where it is not there."""
+    named = given or os.environ.get("RAYSWEEP_DATA")
+    if not named:
+        return None
+    folder = Path(named).expanduser().resolve()
+    if not folder.is_dir():
+        raise BadInput(f"--data {named}: there is no such folder")
+    return folder
+
+
+@dataclass(frozen=True)
+class LoadedSweep:
+    """A checked sweep file."""
+
+    sweep: Sweep
+    grid: Grid
+    text: str
+    overrides: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The sweep's name."""
+        return self.sweep.name
+
+    def plan(self, *, data: str | Path | None = None) -> Plan:
+        """All trials and the distinct stages that they share."""
+        return make_plan([(self.grid, self._sources(data_folder(data)))])
+
+    def run(
+        self, *, store: str | Path | None = None, data: str | Path | None = None, address: str | None = None,
+        only: Mapping[str, Any] | None = None,
+    ) -> Outcome | None:
+        """Run what the store lacks, on a Ray started here or the one at `address`; None where nothing was left to do.
+
+        `only` is one point of the grid. Raises BadInput where a source is missing; trials that fail are in the outcome.
+        """
+        opened = Store(store_url(store))
+        plan, jobs = self.missing(opened, data=data_folder(data), only=only)
+        if not jobs:
+            return None
+        from raysweep.cluster.local import connected
+        from raysweep.cluster.tuner import run_trials
+
+        with connected(address):
+            return run_trials(self.grid.axes, plan, jobs, opened)
+
+    def missing(self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None) -> tuple[Plan, dict[str, Job]]:
+        """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
+        plan = make_plan([(self.grid, self._sources(data))])
+        if plan.missing:
+            raise BadInput("\n".join(plan.missing.values()))
+        wanted = [self.trial_id(plan, only)] if only is not None else list(plan.trials)
+        store.record_sweep(
+            self.name, digest=sweep_digest(self.sweep), model=self.sweep.model.name,
+            text=self._text_with_overrides(), plan=plan,
+        )
+        done = store.done(wanted)
+        return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}
+
+    def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:
+        """The id of one point of the grid; BadInput where the grid has no such point."""
+        for one in plan.points:
+            if all(one.values[axis] == value for axis, value in point.items()):
+                return one.trial
+        shown = ", ".join(f"{axis} {value}" for axis, value in point.items())
+        allowed = "; ".join(f"{axis}: {', '.join(map(str, values))}" for axis, values in self.grid.axes.items())
+        raise BadInput(f"the grid of {self.name!r} has no point with {shown}; it has {allowed}")
+
+    def trials(self, *, store: str | Path | None = None, data: str | Path | None = None) -> pd.DataFrame:
+        """The dataframe of exactly this file's grid, one row a point."""
+        from raysweep.report.frame import trials_of_plan
+
+        return trials_of_plan(self.plan(data=data), Store(store_url(store)))
+
+    def _sources(self, data: Path | None) -> Sources:
+        from raysweep.resolve import resolve
+
+        return resolve(self.sweep, data_dir=data)
+
+    def _job(self, plan: Plan, trial: str, store: Store, data: Path | None) -> Job:
+        from raysweep.execute import Job
+
+        sweep = self.sweep
+        spec = plan.trials[trial].spec
+        return Job(
+            trial=trial, sweep=sweep.name, point=spec.point, chain=plan.chain(trial), model=spec.model,
+            store=store.absolute_url, data=str(data) if data else None, sets=sweep.sets, text=sweep.mixing.text,
+            evaluate=sweep.evaluate, runtime=sweep.runtime, keep=sweep.keep,
+        )
+
+    def _text_with_overrides(self) -> str:
+        return self.text + "".join(f"# --set {override}\n" for override in self.overrides)
+
+
+def overview(sweeps: Sequence[LoadedSweep], *, store: str | Path | None = None, data: str | Path | None = None) -> dict[str, Any]:
+    """What some sweeps amount to, as `plan --json` prints it.
+
+    `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
+    """
+    opened = Store(store_url(store))
+    folder = data_folder(data)
+    plan = make_plan([(one.grid, one._sources(folder)) for one in sweeps])
+    resolved = not plan.missing
+    held = opened.stage_ids() if resolved else set()
+    return {
+        "sweeps": [one.name for one in sweeps],
+        "points": len(plan.points),
+        "trials": len(plan.trials),
+        "stages": len(plan.stages),
+        "stages_unshared": plan.unshared,
+        "trials_done": len(opened.done(plan.trials)) if resolved else None,
+        "stages_done": len(held.intersection(plan.stages)) if resolved else None,
+        "missing": dict(plan.missing),
+    }
+
+
+def trials(name: str | Path, *, store: str | Path | None = None, data: str | Path | None = None) -> pd.DataFrame:
+    """One row for each point that was ever planned under a sweep's name; for a sweep file exactly its grid.
+
+    Pending and failed trials have rows too. See README, "Columns".
+    """
+    from raysweep.report.frame import trials_of_sweep
+
+    if str(name).endswith((".yaml", ".yml")):
+        return load(name).trials(store=store, data=data)
+    return trials_of_sweep(str(name), Store(store_url(store)))

@@ -1,0 +1,102 @@
+"""Ray Tune asks here for trials: its own grid, in the order that the schedule allows.
+
+Tune's variant generator expands the grid that was given as `param_space`; each variant is looked up in the plan. What
+is excluded, done already, or the same trial under another name, is not handed out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ray import tune
+from ray.tune.search import Searcher
+from ray.tune.search.variant_generator import generate_variants
+
+from raysweep.schedule import Schedule
+
+__all__ = ["COMMITTED", "StageSearcher", "expand", "param_space", "point_key"]
+
+COMMITTED = "committed"  # the key under which a trial reports a stage that it has committed
+
+
+def param_space(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
+    """The axes of a sweep in Tune's own words."""
+    return {axis: tune.grid_search([_plain(value) for value in values]) for axis, values in axes.items()}
+
+
+def expand(space: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Every variant that Tune makes of a parameter space."""
+    return [dict(spec["config"]) for _, spec in generate_variants({"config": dict(space)})]
+
+
+def point_key(point: Mapping[str, Any]) -> str:
+    """A point as text, the same for Tune's variant and for the plan's point."""
+    return json.dumps({axis: _plain(value) for axis, value in point.items()}, sort_keys=True)
+
+
+class StageSearcher(Searcher):
+    """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
+
+    `wanted` maps a point's key to its trial. `on_drop` hears of trials that are dropped because a stage they need
+    cannot be trained.
+    """
+
+    def __init__(
+        self, wanted: Mapping[str, str], schedule: Schedule, *, give_up_after: int,
+        on_drop: Callable[[str, str], None],
+    ) -> None:
+        super().__init__()
+        self._wanted = dict(wanted)
+        self._schedule = schedule
+        self._give_up_after = give_up_after
+        self._on_drop = on_drop
+        self._points: dict[str, dict[str, Any]] = {}
+        self._trials: dict[str, str] = {}  # Tune's id of a trial → ours
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        """Tune gives the parameter space before it asks for the first trial."""
+        for variant in expand(config):
+            trial = self._wanted.get(point_key(variant))
+            if trial is not None:
+                self._points.setdefault(trial, variant)
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """A configuration, None (all that are left wait for a stage), or FINISHED."""
+        if self._schedule.left == 0:
+            return Searcher.FINISHED
+        trial = self._schedule.next()
+        if trial is None:
+            return None
+        self._trials[trial_id] = trial
+        return {**self._points[trial], "trial": trial}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """A committed stage frees its siblings at once, while its trial goes on."""
+        if stage := result.get(COMMITTED):
+            self._schedule.committed(stage)
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """A trial is over; after an error its siblings are tried, until the stage has failed too often."""
+        trial = self._trials.pop(trial_id)
+        failed = error or bool(result and result.get("status") == "failed")
+        if not failed:
+            self._schedule.ended(trial)
+            return
+        for dropped in self._schedule.failed(trial, give_up_after=self._give_up_after):
+            self._on_drop(dropped, trial)
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing to save: the store knows what is done, and a new run asks it."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing to restore, for the same reason."""
+
+
+def _plain(value: Any) -> Any:
+    """A setting as JSON: what a YAML file would say for it."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump()
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,162 @@
+"""A sweep on Ray Tune: one Tune trial for every trial that the store lacks."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune import Callback, TuneConfig, Tuner
+
+from raysweep.cluster.capacity import at_once
+from raysweep.cluster.progress import Board
+from raysweep.cluster.searcher import StageSearcher, param_space, point_key
+from raysweep.cluster.trainer import GROUP_DRIVER, is_warm, run_in_group, run_warm, worker_resources
+from raysweep.execute import Job
+from raysweep.plan import Plan
+from raysweep.schedule import Schedule
+from raysweep.store import Store
+
+__all__ = ["Outcome", "run_trials"]
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a run ended: the trials that were done and failed, and whether it was stopped before the end."""
+
+    done: tuple[str, ...]
+    failed: Mapping[str, str]
+    stopped: bool
+
+
+def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[str, Job], store: Store) -> Outcome:
+    """Run these jobs on the Ray that is connected; Ctrl-C stops them, and what is finished stays.
+
+    `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
+    """
+    runtime = next(iter(jobs.values())).runtime
+    schedule = Schedule({trial: plan.trials[trial].stages for trial in jobs}, done_stages=_usable(plan, jobs, store))
+    names = {trial: _name(job.point, axes) for trial, job in jobs.items()}
+    watch = _Watch(store, jobs, Board(len(jobs), names=names, waiting=schedule.waiting))
+    wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
+    searcher = StageSearcher(wanted, schedule, give_up_after=runtime.max_failures + 1, on_drop=watch.dropped)
+    storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
+    try:
+        with watch.board:
+            _tuner(axes, jobs, searcher, watch, storage).fit()
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+    return watch.close()
+
+
+def _tuner(axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job], searcher: StageSearcher, watch: _Watch, storage: Path) -> Tuner:
+    job = next(iter(jobs.values()))
+    warm = is_warm(job)
+    function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=job.store)
+    resources = worker_resources(job) if warm else GROUP_DRIVER
+    return Tuner(
+        tune.with_resources(function, resources),
+        param_space=param_space(axes),
+        tune_config=TuneConfig(
+            search_alg=searcher, num_samples=-1, reuse_actors=warm,
+            max_concurrent_trials=at_once(job),
+            trial_name_creator=_trial_id, trial_dirname_creator=_trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="trials", storage_path=str(storage), verbose=0, callbacks=[watch],
+            failure_config=tune.FailureConfig(max_failures=job.runtime.max_failures if warm else 0),
+        ),
+    )
+
+
+class _Watch(Callback):
+    """Hears of every trial from Tune: shows it, and writes the records that a dead process could not."""
+
+    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board) -> None:
+        self.board = board
+        self._store = store
+        self._open = dict(jobs)
+        self._started: set[str] = set()
+        self._done: list[str] = []
+        self._failed: dict[str, str] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its callbacks for a restore, which we never do: the store knows what is done."""
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self._started.add(trial.config["trial"])
+        self.board.started(trial.config["trial"])
+
+    def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+        name = trial.config["trial"]
+        self.board.said(name, result)
+        if result.get("status") == "failed":
+            self._failed[name] = result["error"]
+
+    def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self._open.pop(name, None)
+        if name not in self._failed:
+            self._done.append(name)
+        self.board.ended(name, error=self._failed.get(name))
+
+    def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        name = trial.config["trial"]
+        self._fail(name, self._reason(name, trial))
+        self.board.ended(name, error=self._failed[name])
+
+    def dropped(self, trial: str, because: str) -> None:
+        """A trial is not tried: the stage it shares with another failed there too often."""
+        self._fail(trial, f"not tried: a stage that it shares with trial {because} failed there: {self._failed.get(because, 'see its record')}")
+        self.board.ended(trial, error=self._failed[trial])
+
+    def close(self) -> Outcome:
+        """The outcome; trials that were interrupted are recorded as stopped."""
+        for name in self._started.intersection(self._open):
+            record = self._store.trial(name) or {"point": dict(self._open[name].point), "attempts": 1}
+            if record.get("status") == "running":
+                self._store.write_trial(name, {**record, "status": "stopped"})
+        return Outcome(tuple(self._done), self._failed, stopped=bool(self._open))
+
+    def _fail(self, name: str, error: str) -> None:
+        self._failed[name] = error
+        job = self._open.pop(name, None)
+        record = self._store.trial(name) or {}
+        if job is not None and record.get("status") != "failed":
+            header = {"point": dict(job.point), "model": job.model.name, "stages": [node.id for node in job.chain], "attempts": 1}
+            self._store.write_trial(name, {**header, **record, "status": "failed", "error": error})
+
+    def _reason(self, name: str, trial: Any) -> str:
+        record = self._store.trial(name) or {}
+        if record.get("status") == "failed" and record.get("error"):
+            return record["error"]
+        error = trial.get_error() if hasattr(trial, "get_error") else None
+        return f"its process ended without a word ({type(error).__name__}: {error})" if error else "its process ended without a word"
+
+
+def _usable(plan: Plan, jobs: Mapping[str, Job], store: Store) -> set[str]:
+    """The stages before a last one that need not be trained: finished, with weights to go on from."""
+    before = {node.id: node for job in jobs.values() for node in job.chain[:-1]}
+    found = {name: store.stage(node) for name, node in before.items()}
+    return {name for name, stage in found.items() if stage and stage.has_weights}
+
+
+def _trial_id(trial: Any) -> str:
+    return trial.config["trial"]
+
+
+def _name(point: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> str:
+    """A trial as a person names it: the values of the axes that vary, or all when none does."""
+    varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
+    sets = [str(point[axis]) for axis in axes if axis.startswith("d_")]
+    rest = [f"{axis} {point[axis]}" if axis not in ("mixer",) else str(point[axis]) for axis in varying if not axis.startswith("d_")]
+    return " ".join([" → ".join(sets), *rest])

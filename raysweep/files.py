@@ -1,0 +1,171 @@
+"""Files of a store, wherever it is: a local folder or any URL that pyarrow or fsspec can open."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+import pyarrow.parquet as pq
+
+from raysweep.errors import BadInput, StoreError
+
+__all__ = ["Files"]
+
+
+class Files:
+    """A tree of files below one root; every path is relative to it and cannot leave it."""
+
+    def __init__(self, url: str | Path) -> None:
+        self.url = str(url)
+        self._fs, self._root = _open(self.url)
+        self.local = Path(self._root) if isinstance(self._fs, pafs.LocalFileSystem) else None
+
+    def read_bytes(self, path: str) -> bytes | None:
+        """The file's content, or None where there is no such file."""
+        try:
+            with self._fs.open_input_stream(self._at(path)) as stream:
+                return stream.read()
+        except FileNotFoundError:
+            return None
+
+    def read_json(self, path: str) -> dict[str, Any] | None:
+        """A JSON mapping, or None where there is no such file; StoreError where it is torn."""
+        content = self.read_bytes(path)
+        if content is None:
+            return None
+        try:
+            value = json.loads(content)
+        except ValueError:
+            value = None
+        if not isinstance(value, dict):
+            raise StoreError(f"{self.url}/{path}: not a record; remove the file and run again")
+        return value
+
+    def write_bytes(self, path: str, content: bytes) -> None:
+        """Write a file as a whole: a reader sees the old one or the new one, never a part."""
+        target = self._at(path)
+        if self.local is None:
+            with self._fs.open_output_stream(target) as stream:
+                stream.write(content)
+            return
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        aside = f"{target}.{uuid.uuid4().hex[:8]}.aside"
+        try:
+            Path(aside).write_bytes(content)
+            os.replace(aside, target)
+        except OSError as error:
+            Path(aside).unlink(missing_ok=True)
+            raise StoreError(f"{self.url}/{path}: cannot be written: {error.strerror}") from None
+
+    def write_json(self, path: str, value: Mapping[str, Any]) -> None:
+        """Write a mapping as readable JSON."""
+        self.write_bytes(path, (json.dumps(value, indent=1, allow_nan=False, default=str) + "\n").encode())
+
+    def write_rows(self, path: str, rows: Sequence[Mapping[str, Any]], schema: pa.Schema) -> None:
+        """Write rows as one parquet file."""
+        sink = pa.BufferOutputStream()
+        pq.write_table(pa.Table.from_pylist([dict(row) for row in rows], schema=schema), sink)
+        self.write_bytes(path, sink.getvalue().to_pybytes())
+
+    def read_table(self, path: str) -> pa.Table | None:
+        """A parquet file, or None where there is no such file."""
+        content = self.read_bytes(path)
+        return None if content is None else pq.read_table(pa.BufferReader(content))
+
+    def names(self, path: str) -> list[str]:
+        """The names below a folder, sorted; hidden ones and those of a missing folder are none."""
+        found = self._fs.get_file_info(pafs.FileSelector(self._at(path), allow_not_found=True))
+        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+
+    def exists(self, path: str) -> bool:
+        """Whether there is such a file or folder."""
+        return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
+
+    def size(self, path: str) -> int:
+        """Bytes of all files below a folder."""
+        selector = pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True)
+        return sum(info.size or 0 for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File)
+
+    def remove(self, path: str) -> None:
+        """Remove a folder with all that is in it; one that is not there is fine."""
+        if self.exists(path):
+            self._fs.delete_dir(self._at(path))
+
+    def take_in(self, folder: Path, path: str, *, last: str) -> bool:
+        """Make a local folder the content of `path`, its file `last` last; False where another was there first.
+
+        On a local disk this is one rename of a folder on the same disk; elsewhere the files are uploaded one by one.
+        """
+        if self.local is not None:
+            return _rename(folder, Path(self._at(path)))
+        for name in sorted(_files(folder), key=lambda name: (name == last, name)):
+            pafs.copy_files(str(folder / name), self._at(f"{path}/{name}"), pafs.LocalFileSystem(), self._fs)
+        return True
+
+    def bring(self, path: str, folder: Path) -> None:
+        """Copy a folder of the store into a local one."""
+        folder.mkdir(parents=True, exist_ok=True)
+        pafs.copy_files(self._at(path), str(folder), self._fs, pafs.LocalFileSystem())
+
+    @contextlib.contextmanager
+    def aside(self, kind: str) -> Iterator[Path]:
+        """A new local folder to write in, on the store's own disk where it is local; gone afterwards."""
+        home = self.local if self.local is not None else Path(os.environ.get("TMPDIR", "/tmp"))
+        folder = home / ".aside" / f"{kind}-{uuid.uuid4().hex[:12]}"
+        folder.mkdir(parents=True)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _at(self, path: str) -> str:
+        parts = PurePosixPath(path).parts
+        if path.startswith("/") or ".." in parts:
+            raise StoreError(f"{path!r} would leave the store {self.url}")
+        return f"{self._root}/{path}"
+
+
+def _open(url: str) -> tuple[pafs.FileSystem, str]:
+    if "://" not in url:
+        root = Path(url).expanduser().absolute()
+        if root.exists() and not root.is_dir():
+            raise BadInput(f"store {url}: this is a file; give a folder or a bucket's URL")
+        return pafs.LocalFileSystem(), str(root)
+    try:
+        fs, root = pafs.FileSystem.from_uri(url)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
+        fs, root = _open_fsspec(url)
+    return fs, root.rstrip("/")
+
+
+def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
+    import fsspec
+
+    try:
+        fs, root = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise BadInput(f"store {url}: {error}") from None
+    return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+
+
+def _rename(folder: Path, target: Path) -> bool:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.rename(folder, target)
+    except OSError:
+        if target.exists():
+            return False
+        raise
+    return True
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

@@ -1,0 +1,1 @@
+"""Results from the store alone: frames, tables."""
