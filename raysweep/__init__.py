@@ -1,8 +1,8 @@
 """raysweep: Ray-distributed sweeps for continual memorization in language models.
 
-    import raysweep
-    raysweep.load("experiments/quickstart.yaml").run()
-    frame = raysweep.trials("quickstart")  # one row a trial
+import raysweep
+raysweep.load("experiments/quickstart.yaml").run()
+frame = raysweep.trials("quickstart")  # one row a trial
 """
 
 from __future__ import annotations

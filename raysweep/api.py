@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +70,11 @@ class LoadedSweep:
         return make_plan([(self.grid, self._sources(data_folder(data)))])
 
     def run(
-        self, *, store: str | Path | None = None, data: str | Path | None = None, address: str | None = None,
+        self,
+        *,
+        store: str | Path | None = None,
+        data: str | Path | None = None,
+        address: str | None = None,
         only: Mapping[str, Any] | None = None,
     ) -> Outcome | None:
         """Run what the store lacks, on a Ray started here or the one at `address`; None where nothing was left to do.
@@ -88,15 +91,20 @@ class LoadedSweep:
         with connected(address):
             return run_trials(self.grid.axes, plan, jobs, opened)
 
-    def missing(self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None) -> tuple[Plan, dict[str, Job]]:
+    def missing(
+        self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None
+    ) -> tuple[Plan, dict[str, Job]]:
         """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
         plan = make_plan([(self.grid, self._sources(data))])
         if plan.missing:
             raise BadInput("\n".join(plan.missing.values()))
         wanted = [self.trial_id(plan, only)] if only is not None else list(plan.trials)
         store.record_sweep(
-            self.name, digest=sweep_digest(self.sweep), model=self.sweep.model.name,
-            text=self._text_with_overrides(), plan=plan,
+            self.name,
+            digest=sweep_digest(self.sweep),
+            model=self.sweep.model.name,
+            text=self._text_with_overrides(),
+            plan=plan,
         )
         done = store.done(wanted)
         return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}
@@ -127,16 +135,27 @@ class LoadedSweep:
         sweep = self.sweep
         spec = plan.trials[trial].spec
         return Job(
-            trial=trial, sweep=sweep.name, point=spec.point, chain=plan.chain(trial), model=spec.model,
-            store=store.absolute_url, data=str(data) if data else None, sets=sweep.sets, text=sweep.mixing.text,
-            evaluate=sweep.evaluate, runtime=sweep.runtime, keep=sweep.keep,
+            trial=trial,
+            sweep=sweep.name,
+            point=spec.point,
+            chain=plan.chain(trial),
+            model=spec.model,
+            store=store.absolute_url,
+            data=str(data) if data else None,
+            sets=sweep.sets,
+            text=sweep.mixing.text,
+            evaluate=sweep.evaluate,
+            runtime=sweep.runtime,
+            keep=sweep.keep,
         )
 
     def _text_with_overrides(self) -> str:
         return self.text + "".join(f"# --set {override}\n" for override in self.overrides)
 
 
-def overview(sweeps: Sequence[LoadedSweep], *, store: str | Path | None = None, data: str | Path | None = None) -> dict[str, Any]:
+def overview(
+    sweeps: Sequence[LoadedSweep], *, store: str | Path | None = None, data: str | Path | None = None
+) -> dict[str, Any]:
     """What some sweeps amount to, as `plan --json` prints it.
 
     `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.

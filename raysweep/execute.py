@@ -23,8 +23,8 @@ from raysweep.errors import BadData, BadInput, TrialFailed
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
-from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.progress import Outcome, Progress
+from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
 from raysweep.material import Material, StageData
 from raysweep.measures import of_trial
@@ -96,7 +96,9 @@ class _Trial:
 
     def run(self) -> dict[str, Any]:
         """Stage by stage, from the deepest that the store can give."""
-        bench = workbench(self._job.model, self._store, data_dir=self._job.data, sets=self._job.sets, text=self._job.text)
+        bench = workbench(
+            self._job.model, self._store, data_dir=self._job.data, sets=self._job.sets, text=self._job.text
+        )
         self._material: Material = bench.material
         weights = bench.base
         done: list[_Done] = []
@@ -152,7 +154,16 @@ class _Trial:
             try:
                 outcome = self._train(engine, index, data, checkpoints)
                 evaluations, predictions = self._evaluate(engine, index)
-                done = self._commit(engine, node, outcome, data, evaluations, predictions, began, with_weights=not last or self._job.keep == "all")
+                done = self._commit(
+                    engine,
+                    node,
+                    outcome,
+                    data,
+                    evaluations,
+                    predictions,
+                    began,
+                    with_weights=not last or self._job.keep == "all",
+                )
             finally:
                 engine.close()
         self._report({"event": "committed", "committed": node.id, **self._where(index)})
@@ -160,16 +171,25 @@ class _Trial:
 
     def _engine(self, start: Path, stage: Stage, data: StageData) -> Engine:
         return Engine(
-            start, training=stage.training, total_steps=total_steps(len(data.encoded), stage.training),
-            runtime=self._job.runtime, trust_remote_code=self._job.model.trust_remote_code,
+            start,
+            training=stage.training,
+            total_steps=total_steps(len(data.encoded), stage.training),
+            runtime=self._job.runtime,
+            trust_remote_code=self._job.model.trust_remote_code,
         )
 
     def _train(self, engine: Engine, index: int, data: StageData, checkpoints: Path) -> Outcome:
         stage = self._job.chain[index].stage
         return train(
-            engine, data.encoded, training=stage.training, seed=stage.seed, own=self._material.questions(stage),
-            probes=self._probes(index), every=self._job.evaluate.every,
-            checkpoints=checkpoints, checkpoint_every=self._job.runtime.checkpoint_every,
+            engine,
+            data.encoded,
+            training=stage.training,
+            seed=stage.seed,
+            own=self._material.questions(stage),
+            probes=self._probes(index),
+            every=self._job.evaluate.every,
+            checkpoints=checkpoints,
+            checkpoint_every=self._job.runtime.checkpoint_every,
             on_progress=lambda progress: self._progress(index, progress),
         )
 
@@ -200,20 +220,42 @@ class _Trial:
         )
         common = {"stage": index + 1, "of": stage.letter, "set": _label(stage)}
         rows = [
-            {**common, "example": one.id, "prompt": example.prompt, "target": example.target, "prediction": one.text, "score": one.score}
+            {
+                **common,
+                "example": one.id,
+                "prompt": example.prompt,
+                "target": example.target,
+                "prediction": one.text,
+                "score": one.score,
+            }
             for one, example in zip(given, examples, strict=True)
         ]
         accuracy = 100.0 * sum(one.score for one in given) / len(given)
         proven = sum(one.proven for one in given)
-        return {**common, "scorer": scorer.name, "scorer_version": scorer.version, "accuracy": accuracy, "n": len(given), "proven": proven}, rows
+        return {
+            **common,
+            "scorer": scorer.name,
+            "scorer_version": scorer.version,
+            "accuracy": accuracy,
+            "n": len(given),
+            "proven": proven,
+        }, rows
 
     def _scorer(self, stage: Stage) -> str | None:
         own = self._job.sets.get(stage.selection.set)
         return own.scorer if own else DATASETS[stage.selection.set].scorer
 
     def _commit(
-        self, engine: Engine, node: Node, outcome: Outcome, data: StageData, evaluations: list[dict[str, Any]],
-        predictions: list[dict[str, Any]], began: float, *, with_weights: bool,
+        self,
+        engine: Engine,
+        node: Node,
+        outcome: Outcome,
+        data: StageData,
+        evaluations: list[dict[str, Any]],
+        predictions: list[dict[str, Any]],
+        began: float,
+        *,
+        with_weights: bool,
     ) -> _Done:
         """Write the stage; on return it is in the store on every rank's view."""
         facts = engine.facts()
@@ -230,10 +272,15 @@ class _Trial:
     # ---- what is said
 
     def _progress(self, index: int, progress: Progress) -> None:
-        self._report({
-            "event": "train", **self._where(index), "step": progress.step, "steps": progress.total_steps,
-            "loss": progress.loss,
-        })
+        self._report(
+            {
+                "event": "train",
+                **self._where(index),
+                "step": progress.step,
+                "steps": progress.total_steps,
+                "loss": progress.loss,
+            }
+        )
 
     def _where(self, index: int) -> dict[str, Any]:
         stage = self._job.chain[index].stage
@@ -251,21 +298,28 @@ class _Trial:
 
     def _header(self, attempts: int) -> dict[str, Any]:
         return {
-            "point": dict(self._job.point), "model": self._job.model.name,
-            "stages": [node.id for node in self._job.chain], "attempts": attempts,
-            "started": provenance.timestamp(self._started), "provenance": provenance.here(),
+            "point": dict(self._job.point),
+            "model": self._job.model.name,
+            "stages": [node.id for node in self._job.chain],
+            "attempts": attempts,
+            "started": provenance.timestamp(self._started),
+            "provenance": provenance.here(),
         }
 
     def _finish(self, done: Sequence[_Done]) -> dict[str, Any]:
         evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
         record = {
-            **self._header(self._attempts), "status": "done", "error": None,
+            **self._header(self._attempts),
+            "status": "done",
+            "error": None,
             "reused": [one.stage.node.id for one in done if one.reused],
             "metrics": of_trial([(one.stage, one.reused) for one in done]),
             "finished": provenance.timestamp(time.time()),
         }
         if self._ranks.rank == 0:
-            self._store.commit_trial(self._job.trial, record, evals=evals, predictions=[row for one in done for row in one.predictions])
+            self._store.commit_trial(
+                self._job.trial, record, evals=evals, predictions=[row for one in done for row in one.predictions]
+            )
         self._ranks.barrier()
         return record
 
@@ -274,8 +328,11 @@ class _Trial:
         text = str(error) or type(error).__name__
         expected = isinstance(error, TrialFailed | BadData | BadInput)
         record = {
-            **self._header(self._attempts), "status": "failed", "error": text if expected else f"{type(error).__name__}: {text}",
-            "traceback": None if expected else traceback.format_exc(), "finished": provenance.timestamp(time.time()),
+            **self._header(self._attempts),
+            "status": "failed",
+            "error": text if expected else f"{type(error).__name__}: {text}",
+            "traceback": None if expected else traceback.format_exc(),
+            "finished": provenance.timestamp(time.time()),
         }
         if self._ranks.rank == 0:
             self._store.write_trial(self._job.trial, record)
@@ -283,20 +340,34 @@ class _Trial:
 
 
 def _stage_record(
-    node: Node, outcome: Outcome, data: StageData, evaluations: list[dict[str, Any]], facts: Mapping[str, Any], began: float
+    node: Node,
+    outcome: Outcome,
+    data: StageData,
+    evaluations: list[dict[str, Any]],
+    facts: Mapping[str, Any],
+    began: float,
 ) -> dict[str, Any]:
     own = [row["accuracy"] for row in evaluations if row["of"] == node.stage.letter]
     return {
         "slug": node.slug,
         "engine": dict(facts),
         "metrics": {
-            "steps": outcome.steps, "epochs": outcome.epochs, "loss": outcome.loss, "tokens": outcome.tokens,
-            "seconds": outcome.seconds, "peak_memory": outcome.peak_memory, "evaluations": evaluations,
+            "steps": outcome.steps,
+            "epochs": outcome.epochs,
+            "loss": outcome.loss,
+            "tokens": outcome.tokens,
+            "seconds": outcome.seconds,
+            "peak_memory": outcome.peak_memory,
+            "evaluations": evaluations,
         },
         "stopped_by": outcome.stopped_by,
         "memorized": own[0] >= 100.0 if own else None,
         "data": data.described(),
-        "provenance": {**provenance.here(), "started": provenance.timestamp(began), "finished": provenance.timestamp(time.time())},
+        "provenance": {
+            **provenance.here(),
+            "started": provenance.timestamp(began),
+            "finished": provenance.timestamp(time.time()),
+        },
     }
 
 

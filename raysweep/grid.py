@@ -67,7 +67,9 @@ class Grid:
         kept = (point for point in points if not any(matches(point, pattern) for pattern in self.sweep.exclude))
         first = next(kept, None)
         if first is None:
-            raise BadInput(f"{self._places.of(('exclude',))}: exclude drops every point of the grid; nothing is left to run")
+            raise BadInput(
+                f"{self._places.of(('exclude',))}: exclude drops every point of the grid; nothing is left to run"
+            )
         yield first
         yield from kept
 
@@ -77,12 +79,16 @@ class Grid:
         parts = point["mixer"].split("/")
         d_a = point["d_a"]
         stages = tuple(
-            self._stage(letter, point[f"d_{letter}"], d_a, parts[position], point["ratio"], point["seed"], _Same(settings))
+            self._stage(
+                letter, point[f"d_{letter}"], d_a, parts[position], point["ratio"], point["seed"], _Same(settings)
+            )
             for position, letter in enumerate(axis[2] for axis in self.stage_axes)
             if point[f"d_{letter}"] != NONE
         )
         if not stages:
-            raise BadInput(f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b")
+            raise BadInput(
+                f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b"
+            )
         return TrialSpec(point=dict(point), model=settings.model, stages=stages)
 
     def scorer(self, name: str) -> str | None:
@@ -98,7 +104,10 @@ class Grid:
         letters = sorted(axis[2] for axis in grid if re.fullmatch("d_[a-z]", axis))
         if "".join(letters) != LETTERS[: len(letters)]:
             missing = next(letter for letter in LETTERS if letter not in letters)
-            raise self._wrong((f"d_{letters[-1]}",), f"d_{letters[-1]} needs a d_{missing} before it; use none where there is no such stage")
+            raise self._wrong(
+                (f"d_{letters[-1]}",),
+                f"d_{letters[-1]} needs a d_{missing} before it; use none where there is no such stage",
+            )
         stages = {f"d_{letter}": grid.pop(f"d_{letter}") for letter in letters}
         defaults = {"mixer": ("/".join([NONE] * len(letters)),), "ratio": (2.0,), "seed": (0,)}
         axes = stages | {axis: grid.pop(axis, default) for axis, default in defaults.items()} | grid
@@ -138,40 +147,63 @@ class Grid:
             return value
         if value in self._kinds:
             raise self._wrong(("d_a", index), f"d_a: {value!r} is not a factoid set; allowed: {', '.join(allowed)}")
-        raise self._wrong(("d_a", index), f"d_a: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}")
+        raise self._wrong(
+            ("d_a", index), f"d_a: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}"
+        )
 
     def _later_set(self, axis: str, index: int, value: Any) -> str:
         allowed = [*self._kinds, ID, NONE]
         if value not in allowed:
-            raise self._wrong((axis, index), f"{axis}: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}")
+            raise self._wrong(
+                (axis, index), f"{axis}: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}"
+            )
         if value == ID and NONE in self.sweep.grid["d_a"]:
-            raise self._wrong((axis, index), f"{axis}: 'id' means other examples of D_A, but d_a has the value none; leave one of them out")
+            raise self._wrong(
+                (axis, index),
+                f"{axis}: 'id' means other examples of D_A, but d_a has the value none; leave one of them out",
+            )
         return value
 
     def _mixer(self, index: int, value: Any, stages: int) -> str:
         parts = value.split("/") if isinstance(value, str) else [value]
         for part in parts:
             if part not in MIXERS:
-                raise self._wrong(("mixer", index), f"mixer: unknown source {part!r} in {value!r}; allowed: {', '.join(MIXERS)}.{nearest(part, MIXERS)}")
+                raise self._wrong(
+                    ("mixer", index),
+                    f"mixer: unknown source {part!r} in {value!r}; allowed: {', '.join(MIXERS)}.{nearest(part, MIXERS)}",
+                )
         if len(parts) != stages:
             example = "/".join([*parts, *[NONE] * stages][:stages])
-            raise self._wrong(("mixer", index), f"mixer: {value!r} has {len(parts)} part(s), but this grid has {stages} stage(s): write one source for each, such as {example}")
+            raise self._wrong(
+                ("mixer", index),
+                f"mixer: {value!r} has {len(parts)} part(s), but this grid has {stages} stage(s): write one source for each, such as {example}",
+            )
         if parts[0] == "replay" or ("replay" in parts and NONE in self.sweep.grid["d_a"]):
-            raise self._wrong(("mixer", index), f"mixer: {value!r}: replay gives back D_A, so it needs a D_A in a stage before it")
+            raise self._wrong(
+                ("mixer", index), f"mixer: {value!r}: replay gives back D_A, so it needs a D_A in a stage before it"
+            )
         if "text" in parts and self.sweep.mixing.text is None:
-            raise self._wrong(("mixer", index), f"mixer: {value!r}: the mixer 'text' needs mixing.text, such as {{path: corpus.jsonl, field: text}}")
+            raise self._wrong(
+                ("mixer", index),
+                f"mixer: {value!r}: the mixer 'text' needs mixing.text, such as {{path: corpus.jsonl, field: text}}",
+            )
         return value
 
     def _free_value(self, axis: str, index: int, value: Any) -> Any:
         if "." not in axis and axis not in _FREE_SETTINGS:
             allowed = ["d_a", "d_b", "d_c", *_PLAIN_AXES, *_FREE_SETTINGS]
-            raise self._wrong((axis,), f"unknown axis {axis!r}; allowed: {', '.join(allowed)}, or the dotted path of a setting such as train.lr.{nearest(axis, allowed)}")
+            raise self._wrong(
+                (axis,),
+                f"unknown axis {axis!r}; allowed: {', '.join(allowed)}, or the dotted path of a setting such as train.lr.{nearest(axis, allowed)}",
+            )
         base = self.sweep.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         try:
             settings = Settings.model_validate(_with(base, axis, value))
         except ValidationError as error:
             problem = error.errors(include_url=False)[0]
-            raise self._wrong((axis, index), f"axis {axis!r}: found {value!r}: {_axis_problem(problem, axis)}") from None
+            raise self._wrong(
+                (axis, index), f"axis {axis!r}: found {value!r}: {_axis_problem(problem, axis)}"
+            ) from None
         return _read(settings, axis)
 
     # ---- stages
@@ -199,9 +231,13 @@ class Grid:
         kind = self._kinds[of]
         skip = 0 if name != ID else (LETTERS.index(letter)) * settings.examples
         if kind.size is not None and skip + settings.examples > kind.size:
-            raise BadInput(f"{self._places.of(('examples',))}: examples: {skip + settings.examples:,} different {of} pairs are asked for; there are {kind.size:,}")
+            raise BadInput(
+                f"{self._places.of(('examples',))}: examples: {skip + settings.examples:,} different {of} pairs are asked for; there are {kind.size:,}"
+            )
         familiarity = settings.familiarity if kind.familiarity else "all"
-        return Selection(set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip)
+        return Selection(
+            set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip
+        )
 
     def _mixing(self, letter: str, selection: Selection, mixer: str, ratio: float, settings: Settings) -> Mixing | None:
         if mixer == NONE:
@@ -222,7 +258,9 @@ class Grid:
         for index, pattern in enumerate(self.sweep.exclude):
             for key in pattern:
                 if key not in self.axes:
-                    raise BadInput(f"{self._places.of(('exclude', index, key))}: exclude: unknown axis {key!r}; allowed: {', '.join(self.axes)}.{nearest(key, self.axes)}")
+                    raise BadInput(
+                        f"{self._places.of(('exclude', index, key))}: exclude: unknown axis {key!r}; allowed: {', '.join(self.axes)}.{nearest(key, self.axes)}"
+                    )
 
     def _check_evaluate(self) -> None:
         allowed = [name for name, kind in self._kinds.items() if kind.scorer]

@@ -51,7 +51,13 @@ class Material:
     """
 
     def __init__(
-        self, tokenizer: Any, *, data_dir: Path | None, sets: Mapping[str, OwnSet], text: Text | None, unfamiliar: Unfamiliar,
+        self,
+        tokenizer: Any,
+        *,
+        data_dir: Path | None,
+        sets: Mapping[str, OwnSet],
+        text: Text | None,
+        unfamiliar: Unfamiliar,
     ) -> None:
         self.tokenizer = tokenizer
         self._data_dir = data_dir
@@ -127,7 +133,9 @@ class Material:
         return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=self._sets.get(name)))
 
     def _mixer(self, mixing: Mixing) -> Source | None:
-        return self._once(("mixer", mixing.source), lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text))
+        return self._once(
+            ("mixer", mixing.source), lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text)
+        )
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
         if key not in self._made:

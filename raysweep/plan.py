@@ -19,7 +19,14 @@ from raysweep.identity import fingerprint
 from raysweep.spec import Model, Sweep
 
 __all__ = [
-    "RECIPES", "Node", "Plan", "PlannedTrial", "Point", "Sources", "familiarity_id", "make_plan",
+    "RECIPES",
+    "Node",
+    "Plan",
+    "PlannedTrial",
+    "Point",
+    "Sources",
+    "familiarity_id",
+    "make_plan",
     "sweep_digest",
 ]
 

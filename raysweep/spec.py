@@ -14,7 +14,18 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 __all__ = [
-    "Evaluate", "Mix", "Model", "OwnSet", "Prompt", "Runtime", "Settings", "Stop", "Sweep", "Table", "Text", "Train",
+    "Evaluate",
+    "Mix",
+    "Model",
+    "OwnSet",
+    "Prompt",
+    "Runtime",
+    "Settings",
+    "Stop",
+    "Sweep",
+    "Table",
+    "Text",
+    "Train",
     "TrainPart",
 ]
 
@@ -260,7 +271,9 @@ class Sweep(Settings):
     @classmethod
     def _axes_from_scalars(cls, value: Any) -> Any:
         if isinstance(value, dict) and isinstance(value.get("grid"), dict):
-            grid = {axis: values if isinstance(values, list | tuple) else [values] for axis, values in value["grid"].items()}
+            grid = {
+                axis: values if isinstance(values, list | tuple) else [values] for axis, values in value["grid"].items()
+            }
             return {**value, "grid": grid}
         return value
 

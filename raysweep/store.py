@@ -29,14 +29,30 @@ __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "FinishedStage", "Store"]
 
 SCHEMA = 1  # of the records; raised when a field changes its meaning
 
-EVALS = pa.schema([
-    ("stage", pa.int32()), ("of", pa.string()), ("set", pa.string()), ("scorer", pa.string()),
-    ("scorer_version", pa.int32()), ("accuracy", pa.float64()), ("n", pa.int32()), ("proven", pa.int32()),
-])
-PREDICTIONS = pa.schema([
-    ("stage", pa.int32()), ("of", pa.string()), ("set", pa.string()), ("example", pa.string()),
-    ("prompt", pa.string()), ("target", pa.string()), ("prediction", pa.string()), ("score", pa.float64()),
-])
+EVALS = pa.schema(
+    [
+        ("stage", pa.int32()),
+        ("of", pa.string()),
+        ("set", pa.string()),
+        ("scorer", pa.string()),
+        ("scorer_version", pa.int32()),
+        ("accuracy", pa.float64()),
+        ("n", pa.int32()),
+        ("proven", pa.int32()),
+    ]
+)
+PREDICTIONS = pa.schema(
+    [
+        ("stage", pa.int32()),
+        ("of", pa.string()),
+        ("set", pa.string()),
+        ("example", pa.string()),
+        ("prompt", pa.string()),
+        ("target", pa.string()),
+        ("prediction", pa.string()),
+        ("score", pa.float64()),
+    ]
+)
 
 _log = logging.getLogger(__name__)
 
@@ -93,13 +109,22 @@ class Store:
             yield folder
 
     def commit_stage(
-        self, node: Node, folder: Path, record: Mapping[str, Any], *,
-        curve: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]],
+        self,
+        node: Node,
+        folder: Path,
+        record: Mapping[str, Any],
+        *,
+        curve: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Mapping[str, Any]],
     ) -> FinishedStage:
         """Make `folder` (with `weights/`, or without) this stage's. What another committed first stays and is returned."""
         _write_rows(folder / "curve.parquet", curve, None)
         _write_rows(folder / "predictions.parquet", predictions, PREDICTIONS)
-        digests = {path.relative_to(folder).as_posix(): _digest(path) for path in sorted((folder / "weights").rglob("*")) if path.is_file()}
+        digests = {
+            path.relative_to(folder).as_posix(): _digest(path)
+            for path in sorted((folder / "weights").rglob("*"))
+            if path.is_file()
+        }
         full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, "files": digests}
         Files(folder).write_json("record.json", full)
         while not self.files.take_in(folder, _stage_path(node), last="record.json"):
@@ -123,7 +148,13 @@ class Store:
     def set_aside(self, node: Node, reason: str) -> None:
         """Take a torn or altered stage out of use, without deleting it."""
         name = f"stages/.torn-{node.slug}-{node.id}-{uuid.uuid4().hex[:6]}"
-        _log.warning("stage %s-%s is not used and will be trained again: %s; it was moved to %s", node.slug, node.id, reason, name)
+        _log.warning(
+            "stage %s-%s is not used and will be trained again: %s; it was moved to %s",
+            node.slug,
+            node.id,
+            reason,
+            name,
+        )
         if self.files.local:
             with contextlib.suppress(FileNotFoundError):
                 (self.files.local / _stage_path(node)).rename(self.files.local / name)
@@ -163,8 +194,12 @@ class Store:
         self.files.write_json(f"trials/{trial}/record.json", {"id": trial, "schema": SCHEMA, **record})
 
     def commit_trial(
-        self, trial: str, record: Mapping[str, Any], *,
-        evals: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]],
+        self,
+        trial: str,
+        record: Mapping[str, Any],
+        *,
+        evals: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Mapping[str, Any]],
     ) -> None:
         """Write a finished trial: its tables, then the record that makes them count."""
         self.files.write_rows(f"trials/{trial}/evals.parquet", evals, EVALS)
@@ -204,7 +239,11 @@ class Store:
         points = {_key(point): point for point in (known or {}).get("points", [])}
         for point in plan.points:
             if point.sweep == name:
-                row = {"values": dict(point.values), "trial": point.trial, "stages": list(plan.trials[point.trial].stages)}
+                row = {
+                    "values": dict(point.values),
+                    "trial": point.trial,
+                    "stages": list(plan.trials[point.trial].stages),
+                }
                 points[_key(row)] = row
         self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
         self.files.write_json(
@@ -240,8 +279,9 @@ def _altered(home: Path | None, folder: Path, files: Mapping[str, str]) -> str |
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None) -> None:
     import pyarrow.parquet as pq
 
-    table = pa.Table.from_pylist([dict(row) for row in rows], schema=schema) if rows or schema else pa.table({})
-    pq.write_table(table, path)
+    names = schema.names if schema else list(dict.fromkeys(name for row in rows for name in row))
+    columns = {name: [row.get(name) for row in rows] for name in names}
+    pq.write_table(pa.table(columns, schema=schema), path)
 
 
 def remove_stale(store: Store) -> None:

@@ -58,7 +58,9 @@ def load(file: str | Path, overrides: Sequence[str] = ()) -> tuple[Sweep, Places
         raise BadInput(f"{path}: not UTF-8 text (byte {error.start})") from None
     document = yamlfile.parse(text, str(path))
     if not isinstance(document.value, dict):
-        raise BadInput(f"{path}: a sweep file is a mapping with the keys name, model and grid; found {_kind(document.value)}")
+        raise BadInput(
+            f"{path}: a sweep file is a mapping with the keys name, model and grid; found {_kind(document.value)}"
+        )
     places = Places(document)
     raw = document.value
     for override in overrides:
@@ -156,7 +158,9 @@ def _below(annotation: Any, part: Any) -> Any:
 
 def _model_in(annotation: Any) -> Any:
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        models = [item for item in typing.get_args(annotation) if isinstance(item, type) and issubclass(item, BaseModel)]
+        models = [
+            item for item in typing.get_args(annotation) if isinstance(item, type) and issubclass(item, BaseModel)
+        ]
         return models[0] if models else annotation
     return annotation
 

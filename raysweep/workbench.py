@@ -43,4 +43,6 @@ def _workbench(
     def unfamiliar(source: Source, examples: list[Example]) -> list[bool]:
         raise TrialFailed(f"{source.name}: selecting by familiarity is not wired yet")
 
-    return Workbench(base, Material(load_tokenizer(base), data_dir=data, sets=dict(sets), text=text, unfamiliar=unfamiliar))
+    return Workbench(
+        base, Material(load_tokenizer(base), data_dir=data, sets=dict(sets), text=text, unfamiliar=unfamiliar)
+    )

@@ -36,7 +36,9 @@ _Loader.yaml_implicit_resolvers = {key: list(rules) for key, rules in yaml.SafeL
 _Loader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
 _Loader.add_constructor(
     "tag:yaml.org,2002:float",
-    lambda loader, node: float(node.value.replace("_", "")) if _FLOAT.match(node.value) else loader.construct_yaml_float(node),
+    lambda loader, node: (
+        float(node.value.replace("_", "")) if _FLOAT.match(node.value) else loader.construct_yaml_float(node)
+    ),
 )
 
 _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "float", "str", "seq", "map")}
@@ -86,7 +88,9 @@ def _mapping(loader: _Loader, node: yaml.MappingNode, path: Path, lines: dict[Pa
         key = key_node.value
         where = (*path, key)
         if key in result:
-            raise BadInput(f"{name}:{line}: the key {key!r} stands here a second time; the first is in line {lines[where]}")
+            raise BadInput(
+                f"{name}:{line}: the key {key!r} stands here a second time; the first is in line {lines[where]}"
+            )
         lines[where] = line
         result[key] = _value(loader, value_node, where, lines, name)
     return result

@@ -42,8 +42,12 @@ def _connect(address: str | None) -> None:
     environment = {"env_vars": {name: os.environ[name] for name in (*_SETTINGS, *_passed_on())}}
     try:
         ray.init(
-            address=address or "local", log_to_driver=False, logging_level=logging.ERROR,
-            configure_logging=False, include_dashboard=None if address else True, runtime_env=environment,
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            configure_logging=False,
+            include_dashboard=None if address else True,
+            runtime_env=environment,
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise BadInput(f"--address {address}: no Ray answers there ({error}); `raysweep doctor` says more") from None

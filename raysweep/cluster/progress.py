@@ -38,7 +38,9 @@ class _Running:
 class Board:
     """Live progress on a terminal, a line now and then elsewhere; on standard error, so that output can be piped."""
 
-    def __init__(self, total: int, *, names: Mapping[str, str], waiting: Callable[[], Mapping[str, tuple[str, str]]]) -> None:
+    def __init__(
+        self, total: int, *, names: Mapping[str, str], waiting: Callable[[], Mapping[str, tuple[str, str]]]
+    ) -> None:
         self._console = Console(stderr=True)
         self._total = total
         self._names = names
@@ -94,7 +96,12 @@ class Board:
         table = Table.grid(padding=(0, 2))
         for trial, running in self._running.items():
             table.add_row(f"  {self._names[trial]}", self._doing(running))
-        return Group(Text(self._note, style="dim"), self._headline(), ProgressBar(total=1.0, completed=self._share(), width=60), table)
+        return Group(
+            Text(self._note, style="dim"),
+            self._headline(),
+            ProgressBar(total=1.0, completed=self._share(), width=60),
+            table,
+        )
 
     def _headline(self) -> Text:
         waiting = self._waiting()

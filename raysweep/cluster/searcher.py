@@ -44,7 +44,11 @@ class StageSearcher(Searcher):
     """
 
     def __init__(
-        self, wanted: Mapping[str, str], schedule: Schedule, *, give_up_after: int,
+        self,
+        wanted: Mapping[str, str],
+        schedule: Schedule,
+        *,
+        give_up_after: int,
         on_drop: Callable[[str, str], None],
     ) -> None:
         super().__init__()

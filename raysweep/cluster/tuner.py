@@ -57,7 +57,9 @@ def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[st
     return watch.close()
 
 
-def _tuner(axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job], searcher: StageSearcher, watch: _Watch, storage: Path) -> Tuner:
+def _tuner(
+    axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job], searcher: StageSearcher, watch: _Watch, storage: Path
+) -> Tuner:
     job = next(iter(jobs.values()))
     warm = is_warm(job)
     function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=job.store)
@@ -66,12 +68,18 @@ def _tuner(axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job], searche
         tune.with_resources(function, resources),
         param_space=param_space(axes),
         tune_config=TuneConfig(
-            search_alg=searcher, num_samples=-1, reuse_actors=warm,
+            search_alg=searcher,
+            num_samples=-1,
+            reuse_actors=warm,
             max_concurrent_trials=at_once(job),
-            trial_name_creator=_trial_id, trial_dirname_creator=_trial_id,
+            trial_name_creator=_trial_id,
+            trial_dirname_creator=_trial_id,
         ),
         run_config=tune.RunConfig(
-            name="trials", storage_path=str(storage), verbose=0, callbacks=[watch],
+            name="trials",
+            storage_path=str(storage),
+            verbose=0,
+            callbacks=[watch],
             failure_config=tune.FailureConfig(max_failures=job.runtime.max_failures if warm else 0),
         ),
     )
@@ -96,7 +104,9 @@ class _Watch(Callback):
         self._started.add(trial.config["trial"])
         self.board.started(trial.config["trial"])
 
-    def on_trial_result(self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any) -> None:
+    def on_trial_result(
+        self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
         name = trial.config["trial"]
         self.board.said(name, result)
         if result.get("status") == "failed":
@@ -116,7 +126,10 @@ class _Watch(Callback):
 
     def dropped(self, trial: str, because: str) -> None:
         """A trial is not tried: the stage it shares with another failed there too often."""
-        self._fail(trial, f"not tried: a stage that it shares with trial {because} failed there: {self._failed.get(because, 'see its record')}")
+        self._fail(
+            trial,
+            f"not tried: a stage that it shares with trial {because} failed there: {self._failed.get(because, 'see its record')}",
+        )
         self.board.ended(trial, error=self._failed[trial])
 
     def close(self) -> Outcome:
@@ -132,7 +145,12 @@ class _Watch(Callback):
         job = self._open.pop(name, None)
         record = self._store.trial(name) or {}
         if job is not None and record.get("status") != "failed":
-            header = {"point": dict(job.point), "model": job.model.name, "stages": [node.id for node in job.chain], "attempts": 1}
+            header = {
+                "point": dict(job.point),
+                "model": job.model.name,
+                "stages": [node.id for node in job.chain],
+                "attempts": 1,
+            }
             self._store.write_trial(name, {**header, **record, "status": "failed", "error": error})
 
     def _reason(self, name: str, trial: Any) -> str:
@@ -140,7 +158,11 @@ class _Watch(Callback):
         if record.get("status") == "failed" and record.get("error"):
             return record["error"]
         error = trial.get_error() if hasattr(trial, "get_error") else None
-        return f"its process ended without a word ({type(error).__name__}: {error})" if error else "its process ended without a word"
+        return (
+            f"its process ended without a word ({type(error).__name__}: {error})"
+            if error
+            else "its process ended without a word"
+        )
 
 
 def _usable(plan: Plan, jobs: Mapping[str, Job], store: Store) -> set[str]:
@@ -158,5 +180,9 @@ def _name(point: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> str:
     """A trial as a person names it: the values of the axes that vary, or all when none does."""
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     sets = [str(point[axis]) for axis in axes if axis.startswith("d_")]
-    rest = [f"{axis} {point[axis]}" if axis not in ("mixer",) else str(point[axis]) for axis in varying if not axis.startswith("d_")]
+    rest = [
+        f"{axis} {point[axis]}" if axis not in ("mixer",) else str(point[axis])
+        for axis in varying
+        if not axis.startswith("d_")
+    ]
     return " ".join([" → ".join(sets), *rest])

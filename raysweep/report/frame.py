@@ -28,7 +28,8 @@ def trials_of_sweep(name: str, store: Store) -> pd.DataFrame:
 def trials_of_plan(plan: Plan, store: Store) -> pd.DataFrame:
     """One row for each point of a plan."""
     points = [
-        (point.sweep, plan.trials[point.trial].spec.model.name, dict(point.values), point.trial) for point in plan.points
+        (point.sweep, plan.trials[point.trial].spec.model.name, dict(point.values), point.trial)
+        for point in plan.points
     ]
     return _frame(points, store)
 
@@ -39,19 +40,31 @@ def _frame(points: Iterable[tuple[str, str, Mapping[str, Any], str]], store: Sto
     frame = pd.DataFrame([_row(*point, records[point[3]] or {}) for point in points])
     axes = list(dict.fromkeys(axis for _, _, values, _ in points for axis in values))
     frame = frame[_ordered(frame.columns, axes)]
-    kinds = {column: "category" for column in frame.columns if column in _CATEGORIES or column.startswith(("d_", "mixer_"))}
+    kinds = {
+        column: "category" for column in frame.columns if column in _CATEGORIES or column.startswith(("d_", "mixer_"))
+    }
     return frame.astype(kinds)
 
 
 def _row(sweep: str, model: str, values: Mapping[str, Any], trial: str, record: Mapping[str, Any]) -> dict[str, Any]:
     mixers = {f"mixer_{place}": part for place, part in enumerate(values["mixer"].split("/"), start=1)}
     return {
-        "sweep": sweep, "trial": trial, "model": model, **values, **mixers,
-        "status": record.get("status", "pending"), "error": record.get("error"),
-        "accuracy_a1": None, "retention": None, "forgetting": None, "accuracy_b": None,
+        "sweep": sweep,
+        "trial": trial,
+        "model": model,
+        **values,
+        **mixers,
+        "status": record.get("status", "pending"),
+        "error": record.get("error"),
+        "accuracy_a1": None,
+        "retention": None,
+        "forgetting": None,
+        "accuracy_b": None,
         **record.get("metrics", {}),
-        "attempts": record.get("attempts", 0), "commit": record.get("provenance", {}).get("commit"),
-        "started": pd.to_datetime(record.get("started")), "finished": pd.to_datetime(record.get("finished")),
+        "attempts": record.get("attempts", 0),
+        "commit": record.get("provenance", {}).get("commit"),
+        "started": pd.to_datetime(record.get("started")),
+        "finished": pd.to_datetime(record.get("finished")),
     }
 
 

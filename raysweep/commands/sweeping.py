@@ -1,0 +1,203 @@
+"""plan, run, trial: a sweep file and what becomes of it."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+from raysweep.commands.arguments import (
+    DONE,
+    FAILED,
+    add,
+    takes_address,
+    takes_data,
+    takes_file,
+    takes_files,
+    takes_json,
+    takes_set,
+    takes_store,
+)
+from raysweep.errors import BadInput
+
+if TYPE_CHECKING:
+    from raysweep.api import LoadedSweep
+    from raysweep.cluster.tuner import Outcome
+
+__all__ = ["declare"]
+
+
+def declare(commands: Any) -> None:
+    """Add these commands to the parser."""
+    add(
+        commands,
+        "plan",
+        _plan,
+        "what a sweep amounts to, and what the store already holds",
+        [
+            "plan experiments/table2.yaml",
+            "plan experiments/table2.yaml --json",
+            "plan A.yaml B.yaml --set 'grid.seed=[0, 1]'",
+        ],
+        takes_files,
+        takes_set,
+        takes_store,
+        takes_data,
+        takes_json,
+    )
+    add(
+        commands,
+        "run",
+        _run,
+        "run what is missing of a sweep, then print its table",
+        [
+            "run experiments/quickstart.yaml",
+            "run experiments/quickstart.yaml --set 'grid.seed=[0, 1, 2]'",
+            "run experiments/real_facts.yaml --data DIR --address auto",
+        ],
+        takes_file,
+        takes_set,
+        takes_store,
+        takes_data,
+        takes_address,
+    )
+    add(
+        commands,
+        "trial",
+        _trial,
+        "run one point of a sweep file, with the id that it has there",
+        [
+            "trial experiments/quickstart.yaml --mixer random/none --seed 0",
+            "trial experiments/table2.yaml --d-a kvr --d-b lama --mixer random/none --ratio 2 --seed 0",
+        ],
+        takes_file,
+        _takes_point,
+        takes_set,
+        takes_store,
+        takes_data,
+        takes_address,
+    )
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from raysweep.api import load, overview
+
+    sweeps = [load(file, options.set) for file in options.files]
+    found = overview(sweeps, store=options.store, data=options.data)
+    if options.json:
+        print(json.dumps(found, indent=1))
+        return DONE
+    saved = found["stages_unshared"] - found["stages"]
+    print(f"{', '.join(found['sweeps'])}: {found['points']:,} points, {found['trials']:,} trials")
+    print(
+        f"  stage trainings   {found['stages']:,} distinct; {found['stages_unshared']:,} without sharing ({saved:,} saved)"
+    )
+    if found["stages_done"] is None:
+        print("  in the store      not known from here, since these cannot be resolved:")
+        for name, reason in found["missing"].items():
+            print(f"    {name}: {reason.splitlines()[0]}")
+    else:
+        print(f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done")
+    return DONE
+
+
+def _run(options: argparse.Namespace) -> int:
+    from raysweep.api import load
+
+    sweep = load(options.file, options.set)
+    return _run_and_tell(sweep, options, only=None)
+
+
+def _trial(options: argparse.Namespace) -> int:
+    from raysweep.api import load
+
+    sweep = load(options.file, options.set)
+    return _run_and_tell(sweep, options, only=_point(sweep, options))
+
+
+def _run_and_tell(sweep: LoadedSweep, options: argparse.Namespace, *, only: dict[str, Any] | None) -> int:
+    _tell_plan(sweep, options)
+    outcome = sweep.run(store=options.store, data=options.data, address=options.address, only=only)
+    frame = sweep.trials(store=options.store, data=options.data)
+    if only is not None:
+        frame = frame[frame["trial"] == sweep.trial_id(sweep.plan(data=options.data), only)]
+        print(_row(frame))
+    else:
+        print(_table(frame, sweep))
+    return _verdict(outcome, sweep)
+
+
+def _verdict(outcome: Outcome | None, sweep: LoadedSweep) -> int:
+    if outcome is None:
+        print(f"{sweep.name}: nothing is left to do; no stage was trained", file=sys.stderr)
+        return DONE
+    if outcome.stopped:
+        raise KeyboardInterrupt
+    if outcome.failed:
+        for trial, error in outcome.failed.items():
+            print(f"raysweep: trial {trial} failed: {error.splitlines()[0]}", file=sys.stderr)
+        print("raysweep: the same command tries the failed trials again", file=sys.stderr)
+        return FAILED
+    return DONE
+
+
+def _tell_plan(sweep: LoadedSweep, options: argparse.Namespace) -> None:
+    from raysweep.api import overview
+
+    found = overview([sweep], store=options.store, data=options.data)
+    held = f"; the store holds {found['trials_done']} of the trials" if found["trials_done"] else ""
+    print(
+        f"{sweep.name}: {found['trials']} trials, {found['stages']} stage trainings"
+        f" ({found['stages_unshared']} without sharing){held}",
+        file=sys.stderr,
+    )
+
+
+def _point(sweep: LoadedSweep, options: argparse.Namespace) -> dict[str, Any]:
+    """The point that the options name: one value per axis; an axis with a single value may be left out."""
+    from raysweep.yamlfile import parse_value
+
+    given = {axis: parse_value(text, f"--{axis.replace('_', '-')}") for axis, text in _given_axes(options).items()}
+    point: dict[str, Any] = {}
+    for axis, values in sweep.grid.axes.items():
+        if axis in given:
+            point[axis] = float(given[axis]) if axis == "ratio" else given[axis]
+        elif len(values) == 1:
+            point[axis] = values[0]
+        else:
+            raise BadInput(f"--{axis.replace('_', '-')} is missing; the grid has {', '.join(map(str, values))}")
+    if unknown := [axis for axis in given if axis not in sweep.grid.axes]:
+        raise BadInput(f"--{unknown[0].replace('_', '-')}: the grid of {sweep.name!r} has no axis {unknown[0]!r}")
+    return point
+
+
+def _given_axes(options: argparse.Namespace) -> dict[str, str]:
+    named = {axis: getattr(options, axis) for axis in ("d_a", "d_b", "d_c", "mixer", "ratio", "seed")}
+    further = dict(one.split("=", 1) if "=" in one else (one, "") for one in options.axis)
+    return {axis: text for axis, text in (named | further).items() if text is not None}
+
+
+def _table(frame: Any, sweep: LoadedSweep) -> str:
+    from raysweep.report.table import pivot, render
+
+    table = sweep.sweep.table
+    title = f"{table.value}, mean ± std over what is neither row nor column (n); · not there yet, ✗ failed, * D_A not memorized"
+    return f"{title}\n{render(pivot(frame, rows=list(table.rows), columns=table.columns, value=table.value))}"
+
+
+def _row(frame: Any) -> str:
+    row = frame.iloc[0].dropna()
+    return "\n".join(f"{column:<14} {value}" for column, value in row.items())
+
+
+def _takes_point(parser: argparse.ArgumentParser) -> None:
+    for axis in ("d_a", "d_b", "d_c", "mixer", "ratio", "seed"):
+        parser.add_argument(f"--{axis.replace('_', '-')}", metavar="VALUE", help=f"the point's {axis}")
+    parser.add_argument(
+        "--axis",
+        metavar="AXIS=VALUE",
+        action="append",
+        default=[],
+        help="the point's value on a further axis, such as train.lr=5e-5",
+    )
