@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
-import os
+import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,7 +32,7 @@ def head(cache: Path, id: str, revision: str, paths: Sequence[str], rows: int, e
     if not path.is_file():
         log.info("streaming the first %d rows of %s", rows, id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.{os.getpid()}")
+        aside = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}")
         with aside.open("w", encoding="utf-8") as out:
             for values in islice(_streamed(id, revision, paths, endpoint), rows):
                 out.write(json.dumps(values, default=str) + "\n")

@@ -17,7 +17,7 @@ from typing import Any
 from raysweep.catalog import Hub
 from raysweep.data.folder import TABLES, split_of
 from raysweep.data.heads import cached_head, head, heads_of
-from raysweep.errors import BadData, SourceMissing
+from raysweep.errors import BadData, BadInput, SourceMissing
 
 __all__ = [
     "HubFiles", "Unreachable", "cache", "choose", "download", "endpoint", "in_cache", "offline", "on_hub", "present",
@@ -96,13 +96,20 @@ def present(files: HubFiles) -> bool:
 
 
 def choose(paths: Sequence[str], hub: Hub, splits: Sequence[str]) -> tuple[str, ...]:
-    """The data files of a set among a repository's: those named, or those of its configurations and splits."""
+    """The data files of a set among a repository's: those named, or those of its configurations and splits.
+
+    Raises BadInput where no configuration is named and several folders have the split: they may be several sets.
+    """
     if hub.files:
         return tuple(path for path in hub.files if path in paths)
     tables = sorted(path for path in paths if PurePosixPath(path).suffix in TABLES and not _is_description(path))
     of_config = [path for path in tables if any(_in_config(path, config) for config in hub.configs)]
     right = of_config if hub.configs else tables
-    return tuple(path for path in right if split_of(path) is None or split_of(path) in splits)
+    chosen = tuple(path for path in right if split_of(path) is None or split_of(path) in splits)
+    folders = sorted({path.rpartition("/")[0] for path in chosen})
+    if not hub.configs and hub.rows is None and len(folders) > 1:
+        raise BadInput(f"{hub.id} on the hub has several configurations ({', '.join(folders)}); name one with config")
+    return chosen
 
 
 def _in_config(path: str, config: str) -> bool:

@@ -20,6 +20,8 @@ def fields_of(name: str, own: OwnSet) -> tuple[str, ...]:
     except ValueError as error:
         raise BadInput(f"sets.{name}.prompt: {error}; write {{field}} for a field and {{{{ for a brace") from None
     fields = tuple(dict.fromkeys(field for _, field, _, _ in parsed if field is not None))
+    if any(spec or conversion for _, _, spec, conversion in parsed):
+        raise BadInput(f"sets.{name}.prompt: a field stands alone in its braces, as {{question}}, without : or !")
     if plain := [field for field in fields if not field.isidentifier()]:
         raise BadInput(f"sets.{name}.prompt: {{{plain[0]}}} is not the plain name of a field, such as {{question}}")
     if not fields:

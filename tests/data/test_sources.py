@@ -178,6 +178,14 @@ def test_a_cache_with_a_missing_shard_is_not_used(tmp_path, serve, monkeypatch):
         find("mine", data_dir=None, own=own)
 
 
+def test_a_repository_of_several_configurations_needs_one_named(serve):
+    serve({"me/mine": {f"{config}/train.jsonl": LINES for config in ("en", "fr")}})
+    with pytest.raises(BadInput, match=r"several configurations \(en, fr\); name one with config"):
+        find("mine", data_dir=None, own=OwnSet(hub="me/mine", prompt="{question}", target="answer"))
+    own = OwnSet(hub="me/mine", config="fr", prompt="{question}", target="answer")
+    assert find("mine", data_dir=None, own=own).identity["files"] == ["fr/train.jsonl"]
+
+
 def test_an_unknown_set_and_a_missing_folder_are_named(tmp_path):
     with pytest.raises(BadInput, match="'popqq' is not a set; sets are kvr, popqa"):
         find("popqq", data_dir=None)
@@ -195,7 +203,9 @@ def test_ones_own_set_is_a_template_and_a_field(tmp_path):
     assert find("mine", data_dir=tmp_path, own=own).identity != find("mine", data_dir=tmp_path, own=other).identity
 
 
-@pytest.mark.parametrize(("prompt", "reason"), [("{q", "expected '}'"), ("{0}", "plain name"), ("q", "no field")])
+@pytest.mark.parametrize(
+    ("prompt", "reason"), [("{q", "expected '}'"), ("{0}", "plain name"), ("q", "no field"), ("{q:d}", "stands alone")]
+)
 def test_a_wrong_template_is_an_error_of_the_file(tmp_path, prompt, reason):
     (tmp_path / "mine.csv").write_text("q,a\n1,2\n")
     with pytest.raises(BadInput, match=f"sets.mine.prompt: .*{reason}"):

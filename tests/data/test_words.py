@@ -7,8 +7,9 @@ import zipfile
 
 import pytest
 
+from raysweep.data import words
 from raysweep.data.words import NLTK_DIGEST, find_word_list
-from raysweep.errors import BadData
+from raysweep.errors import BadData, SourceMissing
 
 
 def test_the_packaged_list_is_nltks_and_its_package_is_not_imported(monkeypatch, tmp_path):
@@ -47,6 +48,14 @@ def test_what_is_no_word_list_is_refused(tmp_path, content, reason):
     (tmp_path / "words").mkdir()
     (tmp_path / "words" / "en").write_bytes(content)
     with pytest.raises(BadData, match=reason):
+        find_word_list(data_dir=tmp_path)
+
+
+def test_no_list_anywhere_says_how_to_get_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "PACKAGE", "no-such-package")
+    monkeypatch.setattr(words, "_nltk_folders", lambda: [tmp_path])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SourceMissing, match="word list of the mixer random"):
         find_word_list(data_dir=tmp_path)
 
 
