@@ -84,7 +84,7 @@ class Engine:
             group["lr"] = lr
         loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
         norm = self._norm_without_zero()
-        self._engine.step()
+        zero.step(self._engine)
         norm = _number(self._engine.get_global_grad_norm()) if norm is None else norm
         if not (math.isfinite(norm) and self._engine.was_step_applied()):
             raise TrialFailed(f"step {batch.step + 1}: the gradient is not finite at {self._where()}")
@@ -119,13 +119,11 @@ class Engine:
 
     def save_state(self, folder: Path) -> None:
         """Write everything that a resumed run needs of the engine: every rank its shards."""
-        self._engine.save_checkpoint(str(folder), tag="state", save_latest=False)
+        zero.save_state(self._engine, str(folder))
 
     def load_state(self, folder: Path) -> None:
         """Take up what `save_state` wrote, on a fresh engine with the same number of workers."""
-        found, _ = self._engine.load_checkpoint(str(folder), tag="state")
-        if found is None:
-            raise TrialFailed(f"the checkpoint {folder} cannot be read; remove it, and the stage starts again")
+        zero.load_state(self._engine, str(folder))
 
     def facts(self) -> dict[str, Any]:
         """What really runs, read from the engine: goes into the record."""

@@ -19,13 +19,16 @@ import torch
 from torch import nn
 
 from raysweep.chain import Training
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn.ranks import Ranks
 from raysweep.spec import Runtime
 
-__all__ = ["consolidated", "gathered", "release_group", "sharded_loading", "start", "stop", "version"]
+__all__ = [
+    "consolidated", "gathered", "load_state", "release_group", "save_state", "sharded_loading", "start", "step",
+    "stop", "version",
+]
 
-PERSIST_ALL = 10**12
+TAG = "state"  # of a DeepSpeed checkpoint
 
 
 def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Ranks) -> Any:
@@ -39,6 +42,7 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
         model=model, optimizer=optimizer, config=settings(training=training, runtime=runtime, ranks=ranks),
         dist_init_required=False,
     )
+    _hold(engine)
     return engine
 
 
@@ -65,6 +69,12 @@ def refuse_what_cannot_be(training: Training, runtime: Runtime) -> None:
         raise BadInput("train.precision bf16_pure cannot be offloaded; use runtime.offload none, or precision bf16")
 
 
+def step(engine: Any) -> None:
+    """Update the weights by the gradients accumulated; DeepSpeed releases the weights on the way."""
+    engine.step()
+    _hold(engine)
+
+
 @contextlib.contextmanager
 def sharded_loading(*, training: Training, runtime: Runtime, ranks: Ranks) -> Iterator[None]:
     """Inside, `from_pretrained` shards weights as it loads them, so that no worker holds a full copy (zero.Init)."""
@@ -85,7 +95,7 @@ def sharded_loading(*, training: Training, runtime: Runtime, ranks: Ranks) -> It
 @contextlib.contextmanager
 def gathered(engine: Any) -> Iterator[None]:
     """Inside, every rank holds all weights and calls into the module are ordinary ones: no collective, any number."""
-    if engine.zero_optimization_stage() < 3:
+    if engine.zero_optimization_stage() < 3 or _is_whole(engine):
         yield
         return
     offload = engine.optimizer.parameter_offload
@@ -99,9 +109,23 @@ def gathered(engine: Any) -> Iterator[None]:
 
 def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:
     """All weights on rank 0's CPU, None on other ranks; every rank calls."""
-    if engine.zero_optimization_stage() == 3:
+    if engine.zero_optimization_stage() == 3 and not _is_whole(engine):
         return engine._zero3_consolidated_16bit_state_dict()
     return engine.module.state_dict() if engine.global_rank == 0 else None
+
+
+def save_state(engine: Any, folder: str) -> None:
+    """Write every shard of weights and optimizer; every rank calls."""
+    engine.save_checkpoint(folder, tag=TAG, save_latest=False)
+    _hold(engine)
+
+
+def load_state(engine: Any, folder: str) -> None:
+    """Take up what `save_state` wrote, on a fresh engine of the same size."""
+    found, _ = engine.load_checkpoint(folder, tag=TAG)
+    if found is None:
+        raise TrialFailed(f"the checkpoint {folder} cannot be read; remove it, and the stage starts again")
+    _hold(engine)
 
 
 def stop(engine: Any) -> None:
@@ -165,9 +189,8 @@ def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
         parts["offload_optimizer"] = place
     if runtime.offload == "all":
         parts["offload_param"] = place
-    if runtime.zero == 3 and ranks.size == 1 and runtime.offload != "all":
-        # One rank's shard is the whole: keeping it gathered costs no memory and saves every fetch.
-        parts |= {"stage3_param_persistence_threshold": PERSIST_ALL, "stage3_model_persistence_threshold": PERSIST_ALL}
+    if runtime.zero == 3 and ranks.size == 1:
+        parts["stage3_param_persistence_threshold"] = 0  # what persists is copied at every step; see _hold
     return parts
 
 
@@ -193,6 +216,24 @@ def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     decaying = [one for one, decays in zip(parameters, matrix, strict=True) if decays]
     others = [one for one, decays in zip(parameters, matrix, strict=True) if not decays]
     return [{"params": decaying, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}]
+
+
+def _is_whole(engine: Any) -> bool:
+    """ZeRO-3 on one rank, weights on the device: its shard is the whole model."""
+    offloaded = engine.zero_offload_param()
+    return engine.zero_optimization_stage() == 3 and engine.dp_world_size == 1 and not offloaded
+
+
+def _hold(engine: Any) -> None:
+    """Where a shard is the whole, let the weights be views of it for good, without the hooks that fetch and release.
+
+    Costs no memory, and saves a fifth of a step on a small model.
+    """
+    if not _is_whole(engine):
+        return
+    parameters = list(engine.module.parameters())
+    parameters[0].all_gather_coalesced(parameters).wait()
+    _remove_hooks(engine.optimizer.parameter_offload)
 
 
 def _remove_hooks(offload: Any) -> None:

@@ -57,13 +57,23 @@ def farthest(ours, theirs):
     return max((ours[name].double() - theirs[name]).abs().max().item() for name in ours)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_fifty_steps_are_those_of_a_plain_float64_loop(small, pairs, training, encoded, tmp_path, zero):
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        *({"zero": stage} for stage in (0, 1, 2, 3)),
+        {"zero": 3, "micro_batch": 1},
+        {"zero": 1, "micro_batch": 3, "offload": "optimizer"},
+        {"zero": 3, "offload": "optimizer"},
+        {"zero": 3, "offload": "all"},
+    ],
+    ids=str,
+)
+def test_fifty_steps_are_those_of_a_plain_float64_loop(small, pairs, training, encoded, tmp_path, runtime):
     examples = encoded(pairs(60))
     settings = training(epochs=7, weight_decay=0.0)
     theirs, their_losses = reference(small, examples, settings, 50)
-    ours, losses, facts = run(small, examples, settings, 50, tmp_path, zero=zero)
-    assert facts["zero_stage"] == zero
+    ours, losses, facts = run(small, examples, settings, 50, tmp_path, **runtime)
+    assert facts["zero_stage"] == runtime["zero"]
     assert losses == pytest.approx(their_losses, rel=1e-4)
     assert farthest(ours, theirs) < 2e-4
 

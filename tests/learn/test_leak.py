@@ -1,0 +1,55 @@
+"""Stage after stage in one process: nothing of an engine outlives its close."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from raysweep.data.scoring import SCORERS
+from raysweep.learn.batches import total_steps
+from raysweep.learn.engine import Engine
+from raysweep.learn.evaluate import answer
+from raysweep.learn.ranks import disconnect
+from raysweep.learn.train import train
+from raysweep.spec import Every, Runtime
+
+
+def tensors() -> int:
+    gc.collect()
+    return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("offload", ["none", "optimizer"])
+def test_a_closed_engine_is_gone(small, tokenizer, pairs, training, encoded, asked, tmp_path, zero, offload):
+    if zero == 0 and offload == "optimizer":
+        pytest.skip("refused: nothing is sharded to be offloaded")
+    examples, questions = encoded(pairs(8)), asked(pairs(8))
+    settings = training(epochs=2)
+
+    def trial() -> list[weakref.ref]:
+        total = total_steps(len(examples), settings)
+        with Engine(small, training=settings, total_steps=total, runtime=Runtime(zero=zero, offload=offload)) as engine:
+            train(
+                engine, examples, training=settings, seed=0, probes={"a": questions}, every=Every(epochs=1),
+                checkpoints=None, checkpoint_every=600.0,
+            )
+            answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=4)
+            engine.save(tmp_path)
+            held = [engine.model, engine._engine, *engine.model.parameters()]
+            return [weakref.ref(thing) for thing in held]
+
+    def alive(references: list[weakref.ref]) -> list[object]:
+        gc.collect()
+        return [reference() for reference in references if reference() is not None]
+
+    assert not alive(trial())
+    disconnect()
+    after_first = tensors()
+    for _ in range(2):
+        assert not alive(trial())
+        disconnect()
+    assert tensors() <= after_first
