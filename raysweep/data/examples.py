@@ -18,7 +18,8 @@ from raysweep.data import kvr
 from raysweep.data.draft import Draft, Skipped
 from raysweep.data.example import Example
 from raysweep.data.own import drafts_of
-from raysweep.data.readers import SHAPES
+from raysweep.data.readers import SHAPES, Shape
+from raysweep.data.rows import Row
 from raysweep.data.source import Source
 from raysweep.errors import TrialFailed
 from raysweep.identity import canonical, digest
@@ -118,15 +119,21 @@ def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
             turns = tuple((turn["user"], turn["assistant"]) for turn in draft.turns)
             yield named(source.name, turns, draft.answers, draft.subject)
         return
+    hub = DATASETS[source.name].hub
+    for shape, row in islice(_shaped_rows(source), hub.rows if hub else None):
+        for draft in shape.read(row, source.side):
+            match draft:
+                case Skipped(why):
+                    counts[why] += 1
+                case Draft():
+                    yield _example(source.name, draft)
+
+
+def _shaped_rows(source: Source) -> Iterator[tuple[Shape, Row]]:
     for file in source.located():
         shape = next(shape for shape in SHAPES[source.name] if shape.name == file.shape)
         for row in file.rows():
-            for draft in shape.read(row, source.side):
-                match draft:
-                    case Skipped(why):
-                        counts[why] += 1
-                    case Draft():
-                        yield _example(source.name, draft)
+            yield shape, row
 
 
 def _example(name: str, draft: Draft) -> Example:

@@ -11,19 +11,20 @@ import hashlib
 import re
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 
 from raysweep.data.readers import SHAPES
 from raysweep.data.readers.lama import TEMPLATES
 from raysweep.data.readers.problems import apps_problem, is_apps_problem
-from raysweep.data.rows import Row, read_rows
+from raysweep.data.rows import Row, first_rows, read_rows
 from raysweep.errors import BadData
 from raysweep.identity import digest
 
 __all__ = ["DataFile", "Problem", "content_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
 
 TABLES = {".json", ".jsonl", ".tsv", ".csv", ".parquet", ".ndjson"}
+DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "state.json"}  # of data, and no data themselves
+DIGESTED = 1 << 28
 LOOKED_AT = 3  # first rows that are looked at: one of them may be the malformed one
 SPLITS = {
     "train": "train", "trainmodel": "train", "training": "train", "test": "test", "dev": "validation",
@@ -72,14 +73,19 @@ def split_of(shown: str) -> str | None:
     return SPLITS[words[-1]] if words else None
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=8192)
 def _digest_at(path: str, size: int, changed: int) -> str:
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        if size <= DIGESTED:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+        return digest(b"%d\n" % size + file.read(DIGESTED))
 
 
 def content_digest(path: Path) -> str:
-    """SHA-256 of a file's content, or of a folder's files; what has not changed is read once a process."""
+    """SHA-256 of a file's content, or of a folder's files; what has not changed is read once a process.
+
+    Of very large files (corpora, of which the first documents are used) the size and the first DIGESTED bytes count.
+    """
     if path.is_dir():
         return digest(" ".join(content_digest(inner) for inner in sorted(path.iterdir()) if inner.is_file()).encode())
     stat = path.stat()
@@ -92,7 +98,8 @@ def tables_in(place: Path, *, endings: Collection[str] = TABLES) -> Iterator[tup
         yield place.name, place
     for path in sorted(place.rglob("*")) if place.is_dir() else ():
         shown = path.relative_to(place).as_posix()
-        if path.suffix in endings and path.is_file() and not any(part.startswith(".") for part in Path(shown).parts):
+        hidden = any(part.startswith(".") for part in Path(shown).parts) or path.name in DESCRIPTIONS
+        if path.suffix in endings and path.is_file() and not hidden:
             yield shown, path
 
 
@@ -115,7 +122,7 @@ def _looked_at(folder: Path) -> Iterator[DataFile | Problem]:
 @functools.lru_cache(maxsize=8192)
 def _look(path: str, shown: str, set: str | None, size: int, changed: int) -> DataFile | Problem:
     try:
-        first = list(islice(read_rows(Path(path), shown=shown), LOOKED_AT))
+        first = first_rows(Path(path), LOOKED_AT, shown=shown)
     except BadData as error:
         return Problem(shown, str(error), broken=True)
     for name, shape in _SHAPES:

@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raysweep.catalog import Hub
-from raysweep.data.folder import TABLES, split_of
+from raysweep.data.folder import DESCRIPTIONS, TABLES, split_of
 from raysweep.data.heads import cached_head, head, heads_of
 from raysweep.errors import BadData, BadInput, SourceMissing
 
@@ -102,7 +102,8 @@ def choose(paths: Sequence[str], hub: Hub, splits: Sequence[str]) -> tuple[str, 
     """
     if hub.files:
         return tuple(path for path in hub.files if path in paths)
-    tables = sorted(path for path in paths if PurePosixPath(path).suffix in TABLES and not _is_description(path))
+    named = [(PurePosixPath(path), path) for path in paths]
+    tables = sorted(path for pure, path in named if pure.suffix in TABLES and pure.name not in DESCRIPTIONS)
     of_config = [path for path in tables if any(_in_config(path, config) for config in hub.configs)]
     right = of_config if hub.configs else tables
     chosen = tuple(path for path in right if split_of(path) is None or split_of(path) in splits)
@@ -114,10 +115,6 @@ def choose(paths: Sequence[str], hub: Hub, splits: Sequence[str]) -> tuple[str, 
 
 def _in_config(path: str, config: str) -> bool:
     return path.startswith((f"{config}/", f"data/{config}/", f"{config}-", f"{config}_", f"data/{config}-"))
-
-
-def _is_description(path: str) -> bool:
-    return PurePosixPath(path).name in ("dataset_infos.json", "dataset_info.json", "state.json", "package.json")
 
 
 def _if_complete(paths: tuple[str, ...], hub: Hub) -> tuple[str, ...]:

@@ -10,14 +10,16 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
+from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 
 from raysweep.errors import BadData
 
-__all__ = ["Openable", "Row", "read_lines", "read_rows"]
+__all__ = ["Openable", "Row", "first_rows", "read_lines", "read_rows"]
 
 CONTAINERS = ("Data", "data", "examples", "rows")  # keys under which upstream files keep their records
+HEAD = 1 << 20  # bytes of a JSON array that are enough to see its first records
 SEPARATORS = {".tsv": "\t", ".csv": ","}
 
 
@@ -101,6 +103,16 @@ def read_rows(path: Openable, *, shown: str | None = None) -> Iterator[Row]:
     return _json_rows(path, name)
 
 
+def first_rows(path: Path, count: int, *, shown: str) -> list[Row]:
+    """The first records of a file, without parsing the whole of a long JSON array. Raises BadData as `read_rows`."""
+    if path.suffix == ".json" and path.stat().st_size > HEAD:
+        with path.open("rb") as file:
+            head = file.read(HEAD).decode("utf-8-sig", errors="ignore").lstrip()
+        if rows := _first_of_array(head, count, shown):
+            return rows
+    return list(islice(read_rows(path, shown=shown), count))
+
+
 def read_lines(path: Openable, name: str, *, blank: bool = False) -> Iterator[tuple[int, str]]:
     """The lines of a UTF-8 file, numbered from 1, without the `blank` ones; raises BadData for another encoding."""
     with path.open("rb") as file:
@@ -132,6 +144,22 @@ def _line_rows(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
             yield from _records(value, name)
         else:
             yield _row(value, name, number)
+
+
+def _first_of_array(head: str, count: int, name: str) -> list[Row]:
+    """The first records of an array of which `head` is the beginning; none where it cannot tell."""
+    rows: list[Row] = []
+    at = 1
+    while head.startswith("[") and len(rows) < count:
+        at += len(head[at:]) - len(head[at:].lstrip(" \t\r\n,"))
+        try:
+            value, at = json.JSONDecoder().raw_decode(head, at)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, Mapping):
+            return []
+        rows.append(Row(value, name, len(rows) + 1))
+    return rows
 
 
 def _whole_rows(text: str, name: str) -> Iterator[Row]:

@@ -5,6 +5,7 @@ Finding is fast, with or without network: files are looked at, nothing is downlo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -134,7 +135,8 @@ def _nothing_in(folder: Path, dataset: Dataset, files: Sequence[DataFile]) -> st
 
 def _is_called(dataset: Dataset, shown: str) -> bool:
     path = shown.lower().replace("-", "_")
-    return any(name in path for name in (dataset.name, *dataset.called))
+    names = "|".join((dataset.name, *dataset.called))
+    return re.search(rf"(?<![a-z0-9])({names})(?![a-z])", path) is not None
 
 
 def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | None:

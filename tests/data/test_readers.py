@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
+from raysweep.catalog import DATASETS
+from raysweep.data import examples as examples_module
 from raysweep.data.examples import candidates
 from raysweep.data.readers.lama import cloze
 from raysweep.data.sources import find
@@ -107,6 +110,13 @@ def test_an_ultrachat_dialogue_keeps_its_turns_and_drops_an_unanswered_end(read)
     (example,), counts = read("ultrachat", a_DOT_jsonl=[{"id": "1", "data": ["a", "b", "c", "d", "e"]}])
     assert example.turns == (("a", "b"), ("c", "d"))
     assert example.answers == ("d",)
+
+
+def test_of_ultrachat_the_first_dialogues_are_used(read, monkeypatch):
+    limited = replace(DATASETS["ultrachat"], hub=replace(DATASETS["ultrachat"].hub, rows=2))
+    monkeypatch.setattr(examples_module, "DATASETS", {"ultrachat": limited})
+    found, _ = read("ultrachat", a_DOT_jsonl=[{"id": str(n), "data": [f"a{n}", "b"]} for n in range(5)])
+    assert [example.prompt for example in found] == ["a0", "a1"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from raysweep.data import hub
 from raysweep.data.examples import candidates, digest_of
 from raysweep.data.sources import find, find_text
 from raysweep.data.texts import documents
-from raysweep.errors import BadInput, SourceMissing
+from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.spec import OwnSet, Text
 
 ROWS = [{"question": f"How many is {n}?", "answer": f"It is.\n#### {n}"} for n in range(30)]
@@ -84,6 +84,22 @@ def test_a_file_called_as_the_set_wins_over_others_with_its_columns(tmp_path):
     (tmp_path / "gsm8k" / "a.jsonl").write_bytes(LINES)
     (tmp_path / "mine.jsonl").write_bytes(LINES)
     assert [file.shown for file in find("gsm8k", data_dir=tmp_path).files] == ["gsm8k/a.jsonl"]
+
+
+def test_a_name_within_a_name_is_not_that_name(tmp_path):
+    (tmp_path / "llama").mkdir()
+    (tmp_path / "llama" / "config.json").write_text('{"hidden_size": 1}')
+    with pytest.raises(SourceMissing, match="no file with its columns"):
+        find("lama", data_dir=tmp_path)
+
+
+def test_a_long_array_is_known_by_its_first_rows(tmp_path):
+    rows = [{"question": f"{n}?", "answer": "#### 1", "more": "x" * 1000} for n in range(3000)]
+    (tmp_path / "long.json").write_text(json.dumps(rows, indent=1))
+    (tmp_path / "cut.json").write_text(json.dumps(rows)[:-50])
+    assert {file.shown for file in find("gsm8k", data_dir=tmp_path).files} == {"cut.json", "long.json"}
+    with pytest.raises(BadData, match="cut.json: not JSON"):
+        list(candidates(find("gsm8k", data_dir=tmp_path), data_seed=0))
 
 
 def test_identity_is_what_files_hold_and_not_what_they_are_called(tmp_path):
