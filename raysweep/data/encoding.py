@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Question:
 
 def encode(example: Example, tokenizer: Any, *, strip: bool) -> Encoded:
     """Tokens of a whole conversation. `strip` takes outer white space off every prompt (METHOD, departure 6)."""
-    tokens = _opening(tokenizer)
+    tokens = list(_opening(tokenizer))
     targets = [False] * len(tokens)
     for index, turn in enumerate(example.turns):
         prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
@@ -62,7 +63,7 @@ def encode(example: Example, tokenizer: Any, *, strip: bool) -> Encoded:
 
 def question(example: Example, tokenizer: Any, *, strip: bool) -> Question:
     """The last turn of an example as it is asked: everything before its answer is the prompt."""
-    prompt = _opening(tokenizer)
+    prompt = list(_opening(tokenizer))
     for index, turn in enumerate(example.turns[:-1]):
         prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
         prompt += prefix + target
@@ -76,7 +77,7 @@ def few_shot_question(example: Example, shots: Sequence[Example], tokenizer: Any
     text = "".join(lines) + f"Q: {example.prompt.strip()}\nA:"
     prompt, target = _split(text, " " + example.target.strip() + LINE_END, tokenizer)
     golds = example.answers or (example.target,)
-    return Question(example.id, tuple(_opening(tokenizer) + prompt), tuple(target), golds, stop=LINE_END)
+    return Question(example.id, (*_opening(tokenizer), *prompt), tuple(target), golds, stop=LINE_END)
 
 
 def trained_text(encoded: Encoded, tokenizer: Any) -> str:
@@ -109,14 +110,15 @@ def _plain(text: str, tokenizer: Any) -> list[int]:
     return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
 
 
-def _opening(tokenizer: Any) -> list[int]:
+@lru_cache(maxsize=8)
+def _opening(tokenizer: Any) -> tuple[int, ...]:
     """What the tokenizer itself puts before a text: bos for Llama, Mistral and Gemma, nothing for others."""
     bare = tokenizer("a", add_special_tokens=False)["input_ids"]
     full = tokenizer("a", add_special_tokens=True)["input_ids"]
     for start in range(len(full) - len(bare) + 1):
         if full[start : start + len(bare)] == bare:
-            return list(full[:start])
-    return []
+            return tuple(full[:start])
+    return ()
 
 
 def _end(tokenizer: Any) -> int:

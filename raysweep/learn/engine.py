@@ -209,10 +209,10 @@ def _load(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_c
         raise BadInput(f"model folder {folder}: not a causal language model that can be loaded ({error})") from error
 
 
-def _attention(device: torch.device) -> str:
-    """Flash-attention where it is installed and can run, else PyTorch's own."""
+def _attention(device: torch.device) -> str | None:
+    """Flash-attention where it is installed and can run; None leaves the choice to Transformers: SDPA, else eager."""
     flash = device.type == "cuda" and transformers.utils.is_flash_attn_2_available()
-    return "flash_attention_2" if flash else "sdpa"
+    return "flash_attention_2" if flash else None
 
 
 def _number(value: Any) -> float:

@@ -64,7 +64,9 @@ def _made(folder: Path, write: Callable[[Path], None]) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        write(aside)
+        with quiet():
+            write(aside)
+        aside.chmod(0o755)
         with contextlib.suppress(OSError):
             aside.rename(folder)
     finally:
@@ -75,22 +77,29 @@ def _made(folder: Path, write: Callable[[Path], None]) -> Path:
 
 
 def _write_gguf(file: Path, folder: Path) -> None:
-    """A GGUF's weights, de-quantized, as a folder. Its tokenizer is turned into `tokenizer.json` on the way."""
+    """A GGUF's weights, de-quantized, as a folder. Its tokenizer is turned into `tokenizer.json` on the way.
+
+    By Transformers' reader of GGUF tensors: its `from_pretrained` would ask for accelerate, and would refuse to save.
+    """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.modeling_gguf_pytorch_utils import load_gguf_checkpoint
 
     try:
-        loaded = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+        config = AutoConfig.from_pretrained(file.parent, gguf_file=file.name)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     except ImportError as error:
         raise SourceMissing(f"reading {file.name} needs the package gguf: pip install 'raysweep[smollm2]'") from error
-    config = type(loaded.config).from_dict(
-        {key: value for key, value in loaded.config.to_dict().items() if key != "quantization_config"}
-    )
-    fresh = type(loaded)(config)
-    fresh.load_state_dict(loaded.state_dict())
-    fresh.tie_weights()
-    fresh.save_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file}: not a GGUF model that Transformers can read ({error})") from error
+    config.__dict__.pop("quantization_config", None)
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    tensors = load_gguf_checkpoint(str(file), return_tensors=True, model_to_load=model)["tensors"]
+    missing = set(model.load_state_dict(tensors, strict=False).missing_keys) - set(model._tied_weights_keys or ())
+    if missing:
+        raise BadInput(f"{file}: {len(missing)} weights are not in it, the first is {sorted(missing)[0]}")
+    model.tie_weights()
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

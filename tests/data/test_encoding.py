@@ -16,8 +16,8 @@ from raysweep.data.example import Example
 from raysweep.errors import BadInput
 
 SENTENCES = [
-    "<|user|>\nThe value of key is?\n<|assistant|>\n", "What is it?\n\nThe answer is: ", "  def f(x):\n    return x\n", "Q: A:",
-    "Paris and New York", "\n\n\n", "0123456789",
+    "<|user|>\nThe value of key is?\n<|assistant|>\n", "What is it?\n\nThe answer is: ", "  def f(x):\n    return x\n",
+    "Q: A:", "Paris and New York", "\n\n\n", "0123456789",
 ] * 20
 
 
@@ -44,7 +44,8 @@ turns = st.lists(st.tuples(text, text), min_size=1, max_size=3).map(tuple)
 def segments(conversation, *, strip):
     """The template as (text, is trained) pairs, eos as None."""
     for index, (prompt, target) in enumerate(conversation):
-        yield ("\n" if index else "") + "<|user|>\n" + (prompt.strip() if strip else prompt) + "\n<|assistant|>\n", False
+        asked = prompt.strip() if strip else prompt
+        yield ("\n" if index else "") + "<|user|>\n" + asked + "\n<|assistant|>\n", False
         yield target, True
         yield None, True
 
@@ -94,10 +95,11 @@ def test_one_turn_is_tokenized_as_a_whole_text_is():
 
 def test_strip_is_the_prompts_alone():
     example = Example("x", (("  The answer is: ", " x "),))
-    asked = {strip: TOKENIZERS[False].decode(question(example, TOKENIZERS[False], strip=strip).prompt) for strip in (True, False)}
-    assert asked == {
-        True: "<|user|>\nThe answer is:\n<|assistant|>\n", False: "<|user|>\n  The answer is: \n<|assistant|>\n",
-    }
+    tokenizer = TOKENIZERS[False]
+    asked = {strip: question(example, tokenizer, strip=strip) for strip in (True, False)}
+    assert tokenizer.decode(asked[True].prompt) == "<|user|>\nThe answer is:\n<|assistant|>\n"
+    assert tokenizer.decode(asked[False].prompt) == "<|user|>\n  The answer is: \n<|assistant|>\n"
+    assert {tokenizer.decode(one.target[:-1]) for one in asked.values()} == {" x "}
 
 
 def test_a_control_token_in_the_data_is_text():

@@ -19,9 +19,10 @@ from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
 
 ADVERSARIAL = [
-    "Paris", " Paris", "Paris ", "paris", "PARIS", "\tParis\n", "New  York", "New York\n\nCity", "a", "A a A a", "é", "É",
-    "日本語", "\U0001f600\U0001f600", "naïve café", "ΑΣ", "ας", "İstanbul", "ß", "SS", "<|endoftext|>", "x<|endoftext|>y",
-    "<|user|>\nhello", "the the the the the the", "1234567890" * 4, "e\u0301", "\u00a0x\u00a0", "...", "\\n", "'\"", "aB" * 30,
+    "Paris", " Paris", "Paris ", "paris", "PARIS", "\tParis\n", "New  York", "New York\n\nCity", "a", "A a A a", "é",
+    "É", "日本語", "\U0001f600\U0001f600", "naïve café", "ΑΣ", "ας", "İstanbul", "ß", "SS", "<|endoftext|>",
+    "x<|endoftext|>y", "<|user|>\nhello", "the the the the the the", "1234567890" * 4, "e\u0301", "\u00a0x\u00a0",
+    "...", "\\n", "'\"", "aB" * 30,
 ]
 
 

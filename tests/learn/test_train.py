@@ -54,7 +54,7 @@ def test_same_seed_same_bits(stage, pairs, training, encoded):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
-def test_a_stage_killed_at_any_step_ends_bit_identical(stage, pairs, training, encoded, asked, tmp_path, precision, zero):
+def test_a_killed_stage_ends_bit_identical(stage, pairs, training, encoded, asked, tmp_path, precision, zero):
     examples, probes = encoded(pairs(20)), {"a": asked(pairs(20))}
     settings = training(epochs=3, precision=precision, stop=StopAt(rule="loss", loss=5.2, hits=3))
     runtime = Runtime(zero=zero)

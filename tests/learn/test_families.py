@@ -1,0 +1,108 @@
+"""Model families: the same loss as Transformers computes, memorizing, forgetting, and an export that others read."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    CohereConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPTNeoXConfig,
+    GraniteConfig,
+    LlamaConfig,
+    MistralConfig,
+    Qwen3Config,
+)
+
+from raysweep.chain import StopAt
+from raysweep.data.scoring import SCORERS
+from raysweep.learn import loss
+from raysweep.learn.batches import collate, total_steps
+from raysweep.learn.engine import Engine
+from raysweep.learn.evaluate import answer
+from raysweep.learn.model import copy_tokenizer
+from raysweep.learn.train import train
+from raysweep.spec import Every, Runtime
+
+SIZE = {
+    "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0,
+}
+GROUPED = SIZE | {"num_key_value_heads": 2, "head_dim": 16}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZE, tie_word_embeddings=False),
+    "llama_tied": LlamaConfig(**SIZE, tie_word_embeddings=True),
+    "mistral": MistralConfig(**GROUPED, sliding_window=16),
+    "qwen3": Qwen3Config(**GROUPED, tie_word_embeddings=True),
+    "gemma2": Gemma2Config(**GROUPED, sliding_window=16, query_pre_attn_scalar=16, final_logit_softcapping=5.0),
+    "gemma3": Gemma3TextConfig(**GROUPED, sliding_window=16, query_pre_attn_scalar=16),
+    "gpt_neox": GPTNeoXConfig(**SIZE, rotary_pct=0.25, tie_word_embeddings=False),
+    "granite": GraniteConfig(**SIZE, logits_scaling=3.0),
+    "cohere": CohereConfig(**SIZE, logit_scale=0.3),
+}
+
+
+@pytest.fixture(params=FAMILIES)
+def folder(request, tiny, tmp_path):
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        AutoModelForCausalLM.from_config(FAMILIES[request.param]).save_pretrained(tmp_path / "base")
+    copy_tokenizer(tiny, tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.mark.parametrize("at_once", [None, 5], ids=["whole", "in chunks"])
+def test_loss_and_gradients_are_transformers_own(folder, pairs, encoded, monkeypatch, at_once):
+    examples = encoded(pairs(6, longest=20))
+    ours = AutoModelForCausalLM.from_pretrained(folder).double()
+    theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
+    batch = collate(examples)
+    if at_once:
+        monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once * 1024)
+    total = loss.Scored(ours)(*map(torch.from_numpy, (batch.tokens_BL, batch.source_N, batch.labels_N)))
+    (total / len(batch.labels_N)).backward()
+
+    ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one.tokens).long() for one in examples], batch_first=True)
+    labels = torch.full_like(ids, -100)
+    mask = torch.zeros_like(ids)
+    for row, one in enumerate(examples):
+        labels[row, : len(one)] = torch.where(torch.from_numpy(one.targets), ids[row, : len(one)], -100)
+        mask[row, : len(one)] = 1
+    out = theirs(input_ids=ids, attention_mask=mask, labels=labels)
+    out.loss.backward()
+
+    assert total.item() / len(batch.labels_N) == pytest.approx(out.loss.item(), rel=1e-5)
+    wanted = dict(theirs.named_parameters())
+    for name, parameter in ours.named_parameters():
+        torch.testing.assert_close(parameter.grad, wanted[name].grad, rtol=1e-3, atol=1e-6)
+
+
+def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, asked, tmp_path):
+    first, second = pairs(20), pairs(20, seed=1)
+    settings = training(lr=5e-3, batch_size=10, epochs=150, stop=StopAt(rule="memorized"))
+    scores = []
+    at = folder
+    for number, examples in enumerate((first, second)):
+        total = total_steps(len(examples), settings)
+        with Engine(at, training=settings, total_steps=total, runtime=Runtime()) as engine:
+            outcome = train(
+                engine, encoded(examples), training=settings, seed=0, own=asked(examples), probes={},
+                every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+            )
+            assert outcome.stopped_by == "memorized"
+            answers = answer(engine, tokenizer, asked(first), scorer=SCORERS["rouge_l"], max_new_tokens=12)
+            scores.append(sum(one.score for one in answers))
+            at = tmp_path / f"stage-{number}"
+            engine.save(at)
+    assert scores[0] == 20
+    assert scores[1] < 15
+
+    plain = AutoModelForCausalLM.from_pretrained(at).eval()
+    for one, said in zip(asked(first), answers, strict=True):
+        ids = torch.tensor([one.prompt])
+        out = plain.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=0, pad_token_id=0
+        )
+        assert tokenizer.decode(out[0, len(one.prompt) :], skip_special_tokens=True) == said.text
