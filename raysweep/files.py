@@ -89,6 +89,13 @@ class Files:
         """Whether there is such a file or folder."""
         return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
 
+    def stamps(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
+        """When each file was last written (ns) and its bytes; None where there is none, or where this place cannot tell."""
+        if self.local is not None:
+            return [_stamp(f"{self._root}/{path}") for path in paths]
+        found = self._fs.get_file_info([self._at(path) for path in paths])
+        return [(info.mtime_ns, info.size) if info.is_file and info.mtime_ns else None for info in found]
+
     def size(self, path: str) -> int:
         """Bytes of all files below a folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True)
@@ -165,6 +172,14 @@ def _rename(folder: Path, target: Path) -> bool:
             return False
         raise
     return True
+
+
+def _stamp(path: str) -> tuple[int, int] | None:
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _files(folder: Path) -> list[str]:

@@ -3,6 +3,7 @@
     <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  predictions.parquet  record.json
     <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
     <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
+                                    trials.parquet (its dataframe as last read: made from the records, never the truth)
 
 A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. A trial's
 record also says how far it is (`status`).
@@ -93,6 +94,18 @@ class Store:
         """The ids of all complete stages, in one listing."""
         names = self.files.names("stages")
         return {name.rsplit("-", 1)[1] for name in names if self.files.exists(f"stages/{name}/record.json")}
+
+    def stage_folders(self) -> dict[str, str]:
+        """The folder of every stage by its id, in one listing; one without a record is not complete."""
+        return {name.rsplit("-", 1)[1]: name for name in self.files.names("stages") if "-" in name}
+
+    def stage_record(self, folder: str) -> dict[str, Any] | None:
+        """The record in a stage's folder, or None."""
+        return self.files.read_json(f"stages/{folder}/record.json")
+
+    def stage_table(self, folder: str, name: str) -> pa.Table | None:
+        """`curve` or `predictions` of a stage."""
+        return self.files.read_table(f"stages/{folder}/{name}.parquet")
 
     def curve(self, node: Node) -> pa.Table | None:
         """The logged steps of a finished stage."""
@@ -214,6 +227,14 @@ class Store:
         """Those of these trials whose record says done."""
         return {trial for trial in trials if (record := self.trial(trial)) and record["status"] == "done"}
 
+    def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
+        """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""
+        return self.files.stamps([f"trials/{trial}/record.json" for trial in trials])
+
+    def trial_bytes(self, trial: str) -> bytes | None:
+        """A trial's record as it is on disk, torn or not."""
+        return self.files.read_bytes(f"trials/{trial}/record.json")
+
     # ---- sweeps
 
     def sweeps(self) -> list[str]:
@@ -227,6 +248,22 @@ class Store:
             known = ", ".join(self.sweeps()) or "none yet"
             raise BadInput(f"no sweep {name!r} in the store {self.url}; there are: {known}")
         return found
+
+    def sweep_stamp(self, name: str) -> tuple[int, int] | None:
+        """When a sweep's plan was last written (ns) and its bytes."""
+        return self.files.stamps([f"sweeps/{name}/plan.json"])[0]
+
+    def sweep_text(self, name: str) -> str:
+        """The latest sweep file that was run under this name."""
+        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode()
+
+    def compacted(self, name: str) -> bytes | None:
+        """The dataframe of a sweep as it was last written, in parquet: a copy of the records, for speed and for others."""
+        return self.files.read_bytes(f"sweeps/{name}/trials.parquet")
+
+    def write_compacted(self, name: str, content: bytes) -> None:
+        """Replace the compacted dataframe of a sweep."""
+        self.files.write_bytes(f"sweeps/{name}/trials.parquet", content)
 
     def record_sweep(self, name: str, *, digest: str, model: str, text: str, plan: Plan) -> None:
         """Add a plan's points to a sweep; BadInput where the name stands for another model or other settings."""
