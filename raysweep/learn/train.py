@@ -46,7 +46,8 @@ def train(
 
     `own` are D's questions, for the stop rule `memorized`. `probes` are asked along the way and at the end, by
     teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to keep none: a stage
-    that finds one there goes on from it, bit for bit. Rank 0 alone calls `on_progress` and `should_stop`.
+    that finds one there goes on from it, bit for bit. Every rank calls `on_progress`, at the same steps; rank 0 alone
+    calls `should_stop`.
 
     Raises Interrupted when asked to stop, after keeping the state; TrialFailed where there is nothing to train on or
     the loss is no longer finite.
@@ -62,7 +63,7 @@ def train(
     keeper = _Keeper(engine, checkpoints, checkpoint_every, should_stop)
     for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
         stats = engine.step(batch)
-        loss_sum, stop, due = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
+        loss_sum, stop, due, tell = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
         asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
         if stage.stopped_by:
             break
@@ -70,9 +71,10 @@ def train(
             keeper.keep(stage.state)
         if stop:
             raise Interrupted(f"stopped after step {stage.state.step} of {stage.total_steps}")
-        keeper.tell(on_progress, stage.progress, at_once=asked)
-    if engine.ranks.rank == 0:
-        on_progress(stage.progress())
+        if asked or tell:
+            on_progress(stage.progress())
+            keeper.told_at = time.monotonic()
+    on_progress(stage.progress())
     return stage.outcome()
 
 
@@ -166,23 +168,19 @@ class _Keeper:
         self.kept_at = time.monotonic()
         self.told_at = 0.0
 
-    def wishes(self) -> tuple[float, float]:
-        """Stop? Checkpoint? Only rank 0 wishes, so that the sum over ranks is its word."""
+    def wishes(self) -> tuple[float, float, float]:
+        """Stop? Checkpoint? Tell? Only rank 0 wishes, so that the sum over ranks is its word."""
         if self.engine.ranks.rank:
-            return 0.0, 0.0
-        due = self.folder is not None and time.monotonic() - self.kept_at >= self.every
-        return float(self.should_stop()), float(due)
+            return 0.0, 0.0, 0.0
+        now = time.monotonic()
+        due = self.folder is not None and now - self.kept_at >= self.every
+        return float(self.should_stop()), float(due), float(now - self.told_at >= TELL_EVERY)
 
     def keep(self, state: kept.State) -> None:
         if self.folder is None:
             return
         kept.write(self.folder, self.engine, state)
         self.kept_at = time.monotonic()
-
-    def tell(self, on_progress: Callable[[Progress], None], progress: Callable[[], Progress], *, at_once: bool) -> None:
-        if self.engine.ranks.rank == 0 and (at_once or time.monotonic() - self.told_at >= TELL_EVERY):
-            on_progress(progress())
-            self.told_at = time.monotonic()
 
 
 def _peak_memory() -> int:
