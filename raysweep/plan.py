@@ -121,9 +121,19 @@ def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:
     return Plan(tuple(points), trials, stages, uses, unshared, missing)
 
 
-def familiarity_id(model: Mapping[str, Any] | None, source: Mapping[str, Any] | None) -> str:
-    """The id of what a model knows of a set: asked once per pair, whoever needs it."""
-    return fingerprint("familiarity", {"recipe": RECIPES["familiarity"], "model": _known(model), "set": _known(source)})
+def familiarity_id(model: Mapping[str, Any] | None, source: Mapping[str, Any] | None, *, stage: Stage) -> str:
+    """The id of what a model knows of a set: asked once, whoever needs it. The shots are drawn by `data_seed`."""
+    dtype = "fp32" if stage.training.precision == "fp32" else "bf16"
+    return fingerprint(
+        "familiarity",
+        {
+            "recipe": RECIPES["familiarity"],
+            "model": _known(model),
+            "set": _known(source),
+            "dtype": dtype,
+            "data_seed": stage.selection.data_seed,
+        },
+    )
 
 
 class _Namer:
@@ -152,7 +162,7 @@ class _Namer:
     def _describe(self, stage: Stage, model: Model) -> tuple[dict[str, Any], str]:
         config = {
             "recipe": RECIPES["train"],
-            "set": self._selection(stage.selection, model),
+            "set": self._selection(stage, model),
             "mixing": self._mixing(stage.mixing) if stage.mixing else None,
             "training": asdict(stage.training),
             "strip": stage.strip,
@@ -160,9 +170,10 @@ class _Namer:
         }
         return config, fingerprint("work", config)
 
-    def _selection(self, selection: Selection, model: Model) -> dict[str, Any]:
+    def _selection(self, stage: Stage, model: Model) -> dict[str, Any]:
+        selection = stage.selection
         source = self._set(selection.set)
-        by = familiarity_id(self._model(model), source) if selection.familiarity != "all" else None
+        by = familiarity_id(self._model(model), source, stage=stage) if selection.familiarity != "all" else None
         payload = {**asdict(selection), "recipe": RECIPES["select"], "source": _known(source), "familiarity_id": by}
         return {key: value for key, value in payload.items() if value is not None}
 

@@ -62,13 +62,16 @@ def encode(example: Example, tokenizer: Any, *, strip: bool) -> Encoded:
 
 
 def question(example: Example, tokenizer: Any, *, strip: bool) -> Question:
-    """The last turn of an example as it is asked: everything before its answer is the prompt."""
+    """The last turn of an example as it is asked: everything before its answer is the prompt.
+
+    What was trained on alone is right here (METHOD, Evaluation); other names of the same answer are not.
+    """
     prompt = list(_opening(tokenizer))
     for index, turn in enumerate(example.turns[:-1]):
         prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
         prompt += prefix + target
     prefix, target = _turn(example.turns[-1], tokenizer, strip=strip, first=len(example.turns) == 1)
-    return Question(example.id, tuple(prompt + prefix), tuple(target), example.answers or (example.target,))
+    return Question(example.id, tuple(prompt + prefix), tuple(target), (example.target,))
 
 
 def few_shot_question(example: Example, shots: Sequence[Example], tokenizer: Any) -> Question:
