@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["load", "trials"]
+__all__ = ["curves", "evals", "load", "predictions", "trials"]
 
 
 def __getattr__(name: str) -> Any:

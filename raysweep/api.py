@@ -20,8 +20,21 @@ if TYPE_CHECKING:
 
     from raysweep.cluster.tuner import Outcome
     from raysweep.execute import Job
+    from raysweep.report.frame import Source
 
-__all__ = ["DEFAULT_STORE", "LoadedSweep", "data_folder", "load", "overview", "store_url", "trials"]
+__all__ = [
+    "DEFAULT_STORE",
+    "LoadedSweep",
+    "curves",
+    "data_folder",
+    "evals",
+    "load",
+    "overview",
+    "predictions",
+    "sources",
+    "store_url",
+    "trials",
+]
 
 DEFAULT_STORE = "./raysweep-store"
 
@@ -177,13 +190,76 @@ def overview(
     }
 
 
-def trials(name: str | Path, *, store: str | Path | None = None, data: str | Path | None = None) -> pd.DataFrame:
+Names = str | Path | Sequence[str | Path]
+
+
+def trials(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
     """One row for each point that was ever planned under a sweep's name; for a sweep file exactly its grid.
 
-    Pending and failed trials have rows too. See README, "Columns".
+    `name` may be several. Pending and failed trials have rows too. `where` is a pandas query over the columns, such as
+    `d_a == 'kvr' and ratio == 2`. See README, "Columns". Raises BadInput.
     """
-    from raysweep.report.frame import trials_of_sweep
+    from raysweep.report.frame import trials_of
 
-    if str(name).endswith((".yaml", ".yml")):
-        return load(name).trials(store=store, data=data)
-    return trials_of_sweep(str(name), Store(store_url(store)))
+    opened = Store(store_url(store))
+    return trials_of(sources(name, opened, data=data), opened, where=where)
+
+
+def evals(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """One row per finished trial × stage × evaluated set, with the scorer and its version; arguments as for `trials`."""
+    from raysweep.report.long import evals_of
+
+    opened = Store(store_url(store))
+    return evals_of(sources(name, opened, data=data), opened, where=where)
+
+
+def predictions(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """One row per finished trial × stage × evaluated set × example; arguments as for `trials`."""
+    from raysweep.report.long import predictions_of
+
+    opened = Store(store_url(store))
+    return predictions_of(sources(name, opened, data=data), opened, where=where)
+
+
+def curves(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """One row per trial × stage × logged step, of every finished stage; arguments as for `trials`."""
+    from raysweep.report.long import curves_of
+
+    opened = Store(store_url(store))
+    return curves_of(sources(name, opened, data=data), opened, where=where)
+
+
+def sources(name: Names, store: Store, *, data: str | Path | None = None) -> list[Source]:
+    """What stands behind names and files: a name as it is, a file as its plan.
+
+    A file whose sources cannot be resolved here, such as beside a copied store, stands for the trials that it was run as.
+    """
+    names = [name] if isinstance(name, str | Path) else list(name)
+    if not names:
+        raise BadInput("no sweep is named; give a name, a sweep file, or several")
+    return [source for one in names for source in _source(str(one), store, data)]
+
+
+def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
+    from raysweep.report.points import points_as_run
+
+    if not name.endswith((".yaml", ".yml")):
+        return [name]
+    sweep = load(name)
+    plan = sweep.plan(data=data)
+    if not plan.missing or sweep.name not in store.sweeps():
+        return [plan]
+    if store.sweep(sweep.name)["settings"] != sweep_digest(sweep.sweep):
+        raise BadInput(
+            f"{name}: the store {store.url} has {sweep.name!r} with another model or other settings, and this file's own "
+            f"trials cannot be told from here: {next(iter(plan.missing.values()))}"
+        )
+    return list(points_as_run(plan, store))

@@ -1,0 +1,134 @@
+"""Long forms: evaluations, predictions and training curves, each row with the point that its trial is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pandas as pd
+import pyarrow as pa
+
+from raysweep.errors import BadInput
+from raysweep.plan import Plan
+from raysweep.report.frame import Source, axes_of, trials_of
+from raysweep.report.points import Points
+from raysweep.report.where import choose
+from raysweep.store import EVALS, PREDICTIONS, Store
+
+__all__ = ["curves_of", "evals_of", "predictions_of", "stages_of"]
+
+_READERS = 8  # threads; a bucket answers slowly, a disk does not mind
+_CURVE = pa.schema(
+    [
+        ("stage", pa.int32()),
+        ("letter", pa.string()),
+        ("stage_id", pa.string()),
+        ("step", pa.int64()),
+        ("epoch", pa.float64()),
+        ("loss", pa.float64()),
+        ("lr", pa.float64()),
+        ("grad_norm", pa.float64()),
+        ("tokens", pa.int64()),
+        ("seconds", pa.float64()),
+    ]
+)
+
+
+def evals_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+    """One row per trial × stage × evaluated set: accuracy in [0, 100], n examples, the scorer's name and version."""
+    return _long(sources, store, where, lambda trials: _of_trials(store, trials, "evals", EVALS))
+
+
+def predictions_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+    """One row per trial × stage × evaluated set × example: prompt, target, prediction, score in [0, 1]."""
+    return _long(sources, store, where, lambda trials: _of_trials(store, trials, "predictions", PREDICTIONS))
+
+
+def curves_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+    """One row per trial × stage × logged step, of every stage that is finished; a shared stage stands in each of its trials.
+
+    `accuracy_a` is D_A's accuracy in [0, 100] where it was asked along the stage.
+    """
+    chains = stages_of(sources, store)
+    return _long(sources, store, where, lambda trials: _curves(store, trials, chains))
+
+
+def stages_of(sources: Sequence[Source], store: Store) -> dict[str, tuple[str, ...]]:
+    """The ids of the stages of every trial, first stage first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for source in sources:
+        match source:
+            case Plan():
+                found |= {trial: planned.stages for trial, planned in source.trials.items()}
+            case Points(sweep=name) | str(name):
+                found |= {point["trial"]: tuple(point["stages"]) for point in store.sweep(name)["points"]}
+    return found
+
+
+def _long(
+    sources: Sequence[Source], store: Store, where: str | None, read: Callable[[pd.DataFrame], pa.Table]
+) -> pd.DataFrame:
+    """The rows that `read` gives for the trials, with their points' columns in front.
+
+    A condition on the trials alone is applied before anything is read; any other sees the columns of both.
+    """
+    trials = trials_of(sources, store)
+    try:
+        trials, where = choose(trials, where), None
+    except BadInput:
+        pass  # it names columns of the rows: it is judged below, or refused there
+    rows = read(trials.drop_duplicates("trial")).to_pandas()
+    points = ["sweep", "trial", "model", *axes_of(trials)]
+    if where is None:
+        return _joined(trials[points].drop_duplicates("trial"), rows)
+    whole = choose(_joined(trials, rows), where)
+    return whole[[*points, *rows.columns.drop("trial")]].drop_duplicates(["trial", *_keys(rows)], ignore_index=True)
+
+
+def _joined(trials: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    both = [column for column in rows.columns if column in trials.columns and column != "trial"]
+    return trials.drop(columns=both).merge(rows, on="trial", how="inner", sort=False)
+
+
+def _keys(rows: pd.DataFrame) -> list[str]:
+    return [column for column in ("stage", "of", "set", "example", "step") if column in rows.columns]
+
+
+def _of_trials(store: Store, trials: pd.DataFrame, name: str, schema: pa.Schema) -> pa.Table:
+    done = trials.loc[trials["status"] == "done", "trial"]
+    with ThreadPoolExecutor(_READERS) as pool:
+        tables = zip(done, pool.map(lambda trial: store.trial_table(trial, name), done), strict=True)
+        return _stacked([_with(table, trial=trial) for trial, table in tables if table is not None], schema)
+
+
+def _curves(store: Store, trials: pd.DataFrame, chains: Mapping[str, tuple[str, ...]]) -> pa.Table:
+    folders = store.stage_folders()
+    wanted = [stage for stage in _distinct(trials["trial"], chains) if stage in folders]
+    with ThreadPoolExecutor(_READERS) as pool:
+        read = pool.map(lambda stage: store.stage_table(folders[stage], "curve"), wanted)
+        curves = {stage: table for stage, table in zip(wanted, read, strict=True) if table is not None}
+    tables = []
+    stages = [axis for axis in axes_of(trials) if axis.startswith("d_")]
+    for row in trials[["trial", *stages]].itertuples(index=False):
+        letters = [axis[2] for axis, value in zip(stages, row[1:], strict=True) if value != "none"]
+        for place, (letter, stage) in enumerate(zip(letters, chains.get(row[0], ()), strict=False), start=1):
+            if stage in curves:
+                tables.append(_with(curves[stage], trial=row[0], stage=place, letter=letter, stage_id=stage))
+    return _stacked(tables, _CURVE)
+
+
+def _distinct(trials: Iterable[str], chains: Mapping[str, tuple[str, ...]]) -> list[str]:
+    return list(dict.fromkeys(stage for trial in trials for stage in chains.get(trial, ())))
+
+
+def _with(table: pa.Table, **values: str | int) -> pa.Table:
+    for name, value in reversed(values.items()):
+        kind = pa.int32() if isinstance(value, int) else pa.string()
+        table = table.add_column(0, pa.field(name, kind), pa.repeat(pa.scalar(value, kind), table.num_rows))
+    return table
+
+
+def _stacked(tables: Sequence[pa.Table], schema: pa.Schema) -> pa.Table:
+    """All rows below each other; an older file may lack a column, and then its rows do."""
+    empty = pa.schema([("trial", pa.string()), *schema]).empty_table()
+    return pa.concat_tables([empty, *tables], promote_options="permissive")

@@ -1,0 +1,166 @@
+"""Records of trials as columns; what cannot be read is a row that says so, never a row that is missing.
+
+A record is read again only when its time or size has changed since it was last read; one written within two seconds
+of being read counts as changed next time, since two writes may share a time stamp.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import pyarrow as pa
+
+from raysweep.store import SCHEMA, Store
+
+__all__ = ["NEVER", "UNREADABLE", "WRITTEN", "read_records"]
+
+UNREADABLE = "unreadable"
+WRITTEN = ("_written", "_bytes")  # the stamp that a row was read under
+NEVER = 0  # a stamp that no file has
+_SETTLED = 2_000_000_000  # ns
+_TIME = pa.timestamp("us", tz="UTC")
+_KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "commit": pa.string(),
+          "attempts": pa.int64(), "started": _TIME, "finished": _TIME,
+          WRITTEN[0]: pa.int64(), WRITTEN[1]: pa.int64()}  # fmt: skip
+_BY_PREFIX = {"stopped_by_": pa.string(), "memorized_": pa.bool_(), "reused_": pa.bool_(), "steps_": pa.int64(),
+              "tokens_": pa.int64(), "accuracy_": pa.float64(), "retention": pa.float64(), "forgetting": pa.float64(),
+              "familiar_": pa.float64(), "loss_": pa.float64(), "epochs_": pa.float64(),
+              "seconds_": pa.float64()}  # fmt: skip
+
+_log = logging.getLogger(__name__)
+
+
+def read_records(store: Store, trials: Sequence[str], known: pa.Table | None) -> tuple[pa.Table, int]:
+    """One row for each of these trials that has a record, and how many rows are not those of `known`.
+
+    `known` holds rows of an earlier call; those whose record was not written since are taken from it.
+    """
+    wanted = list(dict.fromkeys(trials))
+    stamps = store.trial_stamps(wanted)
+    place = {trial: row for row, trial in enumerate(known["trial"].to_pylist())} if known is not None else {}
+    written = list(zip(*(known[name].to_pylist() for name in WRITTEN), strict=True)) if known is not None else []
+    kept: list[int] = []
+    rows: list[dict[str, Any]] = []
+    began = time.time_ns()
+    for trial, stamp in zip(wanted, stamps, strict=True):
+        row = place.get(trial)
+        if row is not None and stamp is not None and written[row] == stamp:
+            kept.append(row)
+        elif stamp is not None or store.files.local is None:
+            rows += _read(store, trial, stamp, began)
+    fresh = _table(rows)
+    gone = len(place) - len(kept)
+    if not kept:
+        return fresh, max(len(rows), gone)
+    same = known.take(pa.array(kept, pa.int64())) if gone else known
+    return (_joined(same, fresh) if rows else same), max(len(rows), gone)
+
+
+def _read(store: Store, trial: str, stamp: tuple[int, int] | None, began: int) -> list[dict[str, Any]]:
+    content = store.trial_bytes(trial)
+    if content is None:
+        return []
+    settled = stamp is not None and stamp[0] < began - _SETTLED
+    written, size = stamp if settled else (NEVER, NEVER)
+    return [{"trial": trial, **_row(trial, content), WRITTEN[0]: written, WRITTEN[1]: size}]
+
+
+def _row(trial: str, content: bytes) -> dict[str, Any]:
+    try:
+        record = json.loads(content)
+        return _fields(trial, record)
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
+        reason = problem.args[0] if isinstance(problem, _Unfit) else "it is torn or not a record"
+        _log.warning("trials/%s/record.json cannot be used: %s", trial, reason)
+        return {"status": UNREADABLE, "error": f"trials/{trial}/record.json: {reason}; remove the file and run again"}
+
+
+class _Unfit(ValueError):
+    """A record that is whole, but not one that this version can count."""
+
+
+def _fields(trial: str, record: Mapping[str, Any]) -> dict[str, Any]:
+    schema = record.get("schema", SCHEMA)
+    if schema != SCHEMA:
+        raise _Unfit(f"it has schema {schema!r}, this raysweep reads {SCHEMA}: use the raysweep that wrote it")
+    if record.get("id", trial) != trial:
+        raise _Unfit(f"it is the record of {record['id']!r}")
+    metrics = {name: _value(name, value) for name, value in (record.get("metrics") or {}).items()}
+    return metrics | {
+        "status": _text(record["status"]),
+        "error": record.get("error") and _text(record["error"]),
+        "attempts": int(record.get("attempts", 0)),
+        "commit": (record.get("provenance") or {}).get("commit"),
+        "started": _moment(record.get("started")),
+        "finished": _moment(record.get("finished")),
+    }
+
+
+def _value(name: str, value: Any) -> Any:
+    """A measure as its column holds it; _Unfit where it is of another kind."""
+    kind = _kind(name)
+    if value is None:
+        return None
+    if kind == pa.string():
+        return _text(value)
+    if kind == pa.bool_() and not isinstance(value, bool):
+        raise _Unfit(f"{name} is {value!r}, not true or false")
+    if kind in (pa.int64(), pa.float64()):
+        return _number(name, value, whole=kind == pa.int64())
+    return json.dumps(value, sort_keys=True) if isinstance(value, list | dict) else value
+
+
+def _number(name: str, value: Any, *, whole: bool) -> int | float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or (whole and value != int(value)):
+        raise _Unfit(f"{name} is {value!r}, not a number")
+    return int(value) if whole else float(value)
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Unfit(f"{value!r} stands where a word should")
+    return value
+
+
+def _moment(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _kind(name: str) -> pa.DataType | None:
+    """The type of a column; None where its values tell."""
+    return _KNOWN.get(name) or next((kind for prefix, kind in _BY_PREFIX.items() if name.startswith(prefix)), None)
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
+    names = dict.fromkeys([*_KNOWN, *(name for row in rows for name in row)])
+    return pa.table({name: _array(name, [row.get(name) for row in rows]) for name in names})
+
+
+def _array(name: str, values: Sequence[Any]) -> pa.Array:
+    kind = _kind(name)
+    if kind is not None:
+        return pa.array(values, kind)
+    if all(value is None or isinstance(value, int | float) for value in values):
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    return pa.array([None if value is None else str(value) for value in values], pa.string())
+
+
+def _joined(one: pa.Table, other: pa.Table) -> pa.Table:
+    """Both tables' rows; a column that is text in one of them is text in both."""
+    clashing = [name for name in one.column_names if name in other.column_names and _clash(one, other, name)]
+    return pa.concat_tables([_as_text(one, clashing), _as_text(other, clashing)], promote_options="default")
+
+
+def _clash(one: pa.Table, other: pa.Table, name: str) -> bool:
+    return one.schema.field(name).type != other.schema.field(name).type
+
+
+def _as_text(table: pa.Table, names: Iterable[str]) -> pa.Table:
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
+    return table
