@@ -15,6 +15,7 @@ from raysweep.data.encoding import Encoded, Question
 from raysweep.learn.batches import collate
 from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
+from raysweep.learn.prefix import shared_length, warm_cache
 
 __all__ = ["Forced", "first_wrong", "force", "parts_by_length", "proved_share"]
 
@@ -52,8 +53,12 @@ def first_wrong(engine: Engine, questions: Sequence[Question]) -> list[Question]
 
 def force(engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float) -> list[Forced]:
     """Teacher-forced answers of one batch; a token counts as sure when its logit leads by more than `margin`."""
-    tokens_BL, source_N, _ = engine.place(collate([_whole(one) for one in questions]))
-    best_N, lead_N = scored.greedy(tokens_BL, source_N)
+    shared = shared_length([one.prompt for one in questions])
+    tokens_BL, source_N, _ = engine.place(collate([_after(one, shared) for one in questions]))
+    cache = None
+    if shared:
+        cache = warm_cache(scored.model, questions[0].prompt[:shared], rows=len(questions), device=engine.device)
+    best_N, lead_N = scored.greedy(tokens_BL, source_N, cache=cache)
     best_N, lead_N = best_N.cpu().numpy(), lead_N.cpu().numpy()
     answers, start = [], 0
     for one in questions:
@@ -79,9 +84,10 @@ def _wrong_parts(engine: Engine, scored: Scored, questions: Sequence[Question]) 
             yield wrong
 
 
-def _whole(one: Question) -> Encoded:
-    tokens = np.asarray(one.prompt + one.target, dtype=np.int32)
-    return Encoded(one.id, tokens, np.arange(len(tokens)) >= len(one.prompt))
+def _after(one: Question, shared: int) -> Encoded:
+    """Prompt and target without the first `shared` tokens."""
+    tokens = np.asarray((one.prompt + one.target)[shared:], dtype=np.int32)
+    return Encoded(one.id, tokens, np.arange(len(tokens)) >= len(one.prompt) - shared)
 
 
 def _own(engine: Engine, questions: Sequence[Question]) -> Sequence[Question]:

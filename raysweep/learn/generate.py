@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from transformers import DynamicCache
 
 from raysweep.data.encoding import Question
 from raysweep.learn.engine import Engine
+from raysweep.learn.prefix import has_window, shared_length, warm_cache
 
 __all__ = ["Judge", "generate"]
 
@@ -39,20 +39,22 @@ def generate(engine: Engine, judge: Judge, rows: Sequence[Row], *, batch_size: i
 
 
 class _Batch:
-    """Rows side by side, padded on the left, with one key cache."""
+    """Rows side by side, padded on the left of what they do not share, with one key cache."""
 
     def __init__(self, engine: Engine, rows: Sequence[Row]):
         self.model = engine.model
         self.questions = [one for one, _ in rows]
         self.tokens = [list(tokens) for _, tokens in rows]
         self.open = list(range(len(rows)))
-        texts = [[*one.prompt, *tokens] for one, tokens in rows]
+        shared = 0 if has_window(self.model) else shared_length([one.prompt for one in self.questions])
+        texts = [[*one.prompt[shared:], *tokens] for one, tokens in rows]
         width = max(len(text) for text in texts)
         self.input_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
         self.mask_BL = torch.tensor(
-            [[0] * (width - len(text)) + [1] * len(text) for text in texts], device=engine.device
+            [[1] * shared + [0] * (width - len(text)) + [1] * len(text) for text in texts], device=engine.device
         )
-        self.cache = DynamicCache(config=self.model.config)
+        first = self.questions[0].prompt[:shared]
+        self.cache = warm_cache(self.model, first, rows=len(rows), device=engine.device)
 
     def run(self, judge: Judge) -> list[tuple[int, ...]]:
         while self.open:

@@ -6,6 +6,7 @@ Shapes: B examples of L tokens, N target tokens, D hidden width, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -36,9 +37,14 @@ class Scored(nn.Module):
         return torch.stack([checkpoint(self._loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
     @torch.no_grad()
-    def greedy(self, tokens_BL: torch.Tensor, source_N: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """At every flat position: the most probable next token, and by how much its logit leads (both length N)."""
-        hidden_ND = self.hidden(tokens_BL, source_N)
+    def greedy(
+        self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """At every flat position: the most probable next token, and by how much its logit leads (both length N).
+
+        `cache` holds the keys of what comes before `tokens_BL`.
+        """
+        hidden_ND = self.hidden(tokens_BL, source_N, cache=cache)
         best, lead = [], []
         for chunk_ND in hidden_ND.split(self._rows()):
             top = self.logits(chunk_ND).topk(2, dim=-1)
@@ -46,9 +52,9 @@ class Scored(nn.Module):
             lead.append(top.values[:, 0] - top.values[:, 1])
         return torch.cat(best), torch.cat(lead)
 
-    def hidden(self, tokens_BL: torch.Tensor, source_N: torch.Tensor) -> torch.Tensor:
+    def hidden(self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
         """Last hidden states at flat positions of B·L."""
-        output = self.model.base_model(input_ids=tokens_BL, use_cache=False)
+        output = self.model.base_model(input_ids=tokens_BL, past_key_values=cache, use_cache=cache is not None)
         return output.last_hidden_state.flatten(0, 1)[source_N]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:

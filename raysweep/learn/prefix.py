@@ -1,0 +1,42 @@
+"""What many prompts begin with, computed once: a few-shot prompt is mostly the same eight examples.
+
+The keys and values of the shared tokens are computed for one row and repeated for the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from transformers import DynamicCache
+
+__all__ = ["has_window", "shared_length", "warm_cache"]
+
+WORTH_FROM = 8  # tokens; below, the extra pass costs more than it saves
+
+
+def shared_length(prompts: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all prompts share, their last ones left out; 0 where sharing them is not worth it."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)  # the two that differ the earliest
+    most = min(map(len, prompts)) - 1
+    common = next((index for index in range(most) if first[index] != last[index]), most)
+    return common if common >= WORTH_FROM else 0
+
+
+def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: torch.device) -> DynamicCache:
+    """A key cache that holds `tokens` for every one of `rows` rows."""
+    cache = DynamicCache(config=model.config)
+    if tokens:
+        model.base_model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
+        cache.batch_repeat_interleave(rows)
+    return cache
+
+
+def has_window(model: nn.Module) -> bool:
+    """Does some layer see only so many tokens back? Then padding between prefix and rest would shift its view."""
+    config = model.config.get_text_config()
+    kinds = getattr(config, "layer_types", None)
+    return any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(config, "sliding_window", None))
