@@ -1,0 +1,197 @@
+"""Tables in the formats that people paste: text, Markdown, LaTeX, CSV, HTML."""
+
+from __future__ import annotations
+
+import csv
+import html
+import io
+import unicodedata
+from collections.abc import Callable, Sequence
+from itertools import groupby
+
+from raysweep.report.cells import Cell
+from raysweep.report.table import Row, Table
+
+__all__ = ["FORMATS", "cell_text", "render"]
+
+FORMATS = ("text", "md", "latex", "csv", "html")
+MISSING, FAILED, NOT_MEMORIZED = "·", "✗", "*"
+
+
+def render(table: Table, format: str) -> str:
+    """The table in one of FORMATS."""
+    match format:
+        case "text":
+            return _text(table)
+        case "md":
+            return _markdown(table)
+        case "latex":
+            return _latex(table)
+        case "csv":
+            return _csv(table)
+        case "html":
+            return html_table(table)
+        case _:
+            raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
+
+
+def cell_text(cell: Cell, show: str, *, plus_minus: str = " ± ") -> str:
+    """A cell's content: `86.0 ± 2.1 (2)`; n stands as n/N where trials of the cell are missing."""
+    if cell.mean is None:
+        return FAILED if cell.failed else MISSING
+    count = f"{cell.n}/{cell.planned}" if cell.n < cell.planned else str(cell.n)
+    star = NOT_MEMORIZED if not cell.memorized else ""
+    beside = {"std": cell.std, "se": cell.se}.get(show)
+    match show:
+        case "mean":
+            shown = f" ({count})" if cell.n < cell.planned else ""
+            return f"{cell.mean:.1f}{shown}{star}"
+        case "n":
+            return f"{cell.mean:.1f} ({count}){star}"
+        case "ci" if cell.low is not None:
+            return f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}] ({count}){star}"
+    spread = f"{plus_minus}{beside:.1f}" if beside is not None else ""
+    return f"{cell.mean:.1f}{spread} ({count}){star}"
+
+
+def _text(table: Table) -> str:
+    columns = [*table.heads, *(head.label for head in table.columns)]
+    body = [
+        [*row.labels, *(f"_{text}_" if cell.mark else text for cell, text in _cells(row, table))] for row in table.rows
+    ]
+    widths = [max(_width(line[place]) for line in [columns, *body]) for place in range(len(columns))]
+    aligned = [_aligned(line, widths, len(table.heads)) for line in [columns, *body]]
+    lines = [_group_line(table, widths), aligned[0]] if _groups(table) else [aligned[0]]
+    section = ""
+    for row, line in zip(table.rows, aligned[1:], strict=True):
+        if row.section != section:
+            lines.append(row.section)
+        section = row.section
+        lines.append(line)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _markdown(table: Table) -> str:
+    heads = ["D_A", *table.heads] if _sections(table) else list(table.heads)
+    columns = [*heads, *(_grouped_label(head.group, head.label, table) for head in table.columns)]
+    lines = [columns, ["---"] * len(heads) + ["---:"] * len(table.columns)]
+    for row in table.rows:
+        labels = [row.section, *row.labels] if _sections(table) else list(row.labels)
+        lines.append([*labels, *(f"<u>{text}</u>" if cell.mark else text for cell, text in _cells(row, table))])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _latex(table: Table) -> str:
+    first = len(table.heads)
+    spec = "l" * first + "r" * len(table.columns)
+    lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
+    if _groups(table):
+        spans = [f"\\multicolumn{{{count}}}{{c}}{{{_tex(name)}}}" for name, count in _groups(table)]
+        lines.append(" & ".join([*[""] * first, *spans]) + " \\\\")
+    lines.append(" & ".join(_tex(label) for label in (*table.heads, *(head.label for head in table.columns))) + " \\\\")
+    for section, rows in groupby(table.rows, key=lambda row: row.section):
+        lines.append("\\midrule")
+        if section:
+            lines.append(f"\\multicolumn{{{first + len(table.columns)}}}{{l}}{{\\textbf{{{_tex(section)}}}}} \\\\")
+        lines += [_latex_row(row, table) for row in rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {note}" for note in table.legend())])
+
+
+def _latex_row(row: Row, table: Table) -> str:
+    cells = [
+        f"\\underline{{{_tex(text)}}}" if cell.mark else _tex(text)
+        for cell, text in _cells(row, table, plus_minus=" ± ")
+    ]
+    return " & ".join([*(_tex(label) for label in row.labels), *cells]) + " \\\\"
+
+
+def _csv(table: Table) -> str:
+    """Numbers in full, each with its std, n and N in columns of its own; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    sections = ["section"] if _sections(table) else []
+    labels = [_grouped_label(head.group, head.label, table) for head in table.columns]
+    writer.writerow([*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ("", " std", " n", " N"))])
+    for row in table.rows:
+        section = [row.section] if sections else []
+        numbers = [part for cell in row.cells for part in (cell.mean, cell.std, cell.n, cell.planned)]
+        writer.writerow([*section, *row.labels, *("" if part is None else part for part in numbers)])
+    return out.getvalue().rstrip("\n")
+
+
+def html_table(table: Table, *, attributes: Callable[[Row, int], str] | None = None) -> str:
+    """An HTML table with its caption, heads in scope and notes; `attributes` adds to a cell's tag."""
+    groups = _groups(table)
+    lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>", "<thead>"]
+    if groups:
+        blank = f'<td colspan="{len(table.heads)}"></td>'
+        spans = "".join(f'<th scope="colgroup" colspan="{count}">{html.escape(name)}</th>' for name, count in groups)
+        lines.append(f"<tr>{blank}{spans}</tr>")
+    labels = [*table.heads, *(head.label for head in table.columns)]
+    lines.append("<tr>" + "".join(f'<th scope="col">{html.escape(label)}</th>' for label in labels) + "</tr></thead>")
+    for section, rows in groupby(table.rows, key=lambda row: row.section):
+        lines.append("<tbody>")
+        if section:
+            lines.append(f'<tr><th scope="rowgroup" colspan="{len(labels)}">{html.escape(section)}</th></tr>')
+        lines += [_html_row(row, table, attributes) for row in rows]
+        lines.append("</tbody>")
+    notes = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in table.legend())
+    return "\n".join([*lines, "</table>", notes])
+
+
+def _html_row(row: Row, table: Table, attributes: Callable[[Row, int], str] | None) -> str:
+    heads = "".join(f'<th scope="row">{html.escape(label)}</th>' for label in row.labels)
+    cells = []
+    for place, (cell, text) in enumerate(_cells(row, table)):
+        shown = f"<u>{html.escape(text)}</u>" if cell.mark else html.escape(text)
+        order = "" if cell.mean is None else f' data-value="{cell.mean:.6g}"'
+        cells.append(f"<td{order}{attributes(row, place) if attributes else ''}>{shown}</td>")
+    return f"<tr>{heads}{''.join(cells)}</tr>"
+
+
+def _cells(row: Row, table: Table, *, plus_minus: str = " ± ") -> list[tuple[Cell, str]]:
+    return [(cell, cell_text(cell, table.show, plus_minus=plus_minus)) for cell in row.cells]
+
+
+def _groups(table: Table) -> list[tuple[str, int]]:
+    """Groups of columns in their order with their widths; none where all columns stand in the same."""
+    found = [(name, len(list(heads))) for name, heads in groupby(table.columns, key=lambda head: head.group)]
+    return found if len(found) > 1 else []
+
+
+def _sections(table: Table) -> bool:
+    return any(row.section for row in table.rows)
+
+
+def _grouped_label(group: str, label: str, table: Table) -> str:
+    """A label that stands alone: averages of several groups are told apart."""
+    labels = [head.label for head in table.columns]
+    return f"{group} {label}" if labels.count(label) > 1 else label
+
+
+def _group_line(table: Table, widths: Sequence[int]) -> str:
+    place = len(table.heads)
+    line = " " * (sum(widths[:place]) + 2 * place)
+    for name, count in _groups(table):
+        line += name.center(sum(widths[place : place + count]) + 2 * (count - 1)) + "  "
+        place += count
+    return line
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], labels: int) -> str:
+    """Labels to the left, numbers to the right."""
+    pads = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]
+    return "  ".join(
+        text + pad if place < labels else pad + text for place, (text, pad) in enumerate(zip(line, pads, strict=True))
+    )
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _tex(text: str) -> str:
+    for plain, written in (("\\", "\\textbackslash{}"), ("&", "\\&"), ("%", "\\%"), ("#", "\\#"), ("_", "\\_"),
+                           ("$", "\\$"), ("±", "$\\pm$"), ("·", "$\\cdot$"), ("✗", "$\\times$")):  # fmt: skip
+        text = text.replace(plain, written)
+    return text
