@@ -119,7 +119,7 @@ class LoadedSweep:
             text=self._text_with_overrides(),
             plan=plan,
         )
-        done = store.done(wanted)
+        done = {trial for trial in wanted if _is_done(store.trial(trial), self.sweep)}
         return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}
 
     def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:
@@ -263,3 +263,8 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
             f"trials cannot be told from here: {next(iter(plan.missing.values()))}"
         )
     return list(points_as_run(plan, store))
+
+
+def _is_done(record: Mapping[str, Any] | None, sweep: Sweep) -> bool:
+    """Whether a trial is finished, with every set that the sweep asks for now."""
+    return bool(record) and record["status"] == "done" and set(sweep.evaluate.sets) <= set(record.get("evaluated", ()))

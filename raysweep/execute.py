@@ -6,23 +6,19 @@ store. Nothing here knows Ray: `report` is how the outside hears of progress, an
 
 from __future__ import annotations
 
-import logging
+import tempfile
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from raysweep import provenance
-from raysweep.catalog import DATASETS
-from raysweep.chain import Stage
+from raysweep import records
 from raysweep.data.encoding import Question
-from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadData, BadInput, TrialFailed
+from raysweep.evaluation import Answered, Asked, ask, label, to_ask
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.evaluate import answer
 from raysweep.learn.progress import Outcome, Progress
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
@@ -36,8 +32,6 @@ from raysweep.workbench import workbench
 __all__ = ["Job", "Report", "execute"]
 
 Report = Callable[[Mapping[str, Any]], None]
-
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +57,7 @@ def execute(job: Job, *, report: Report) -> dict[str, Any]:
 
     Whatever else goes wrong is raised, after the record was written, so that the caller may try again.
     """
-    ranks = connect()
-    trial = _Trial(job, ranks, report)
+    trial = _Trial(job, connect(), report)
     try:
         return trial.run()
     except (TrialFailed, BadData, BadInput) as error:
@@ -74,9 +67,9 @@ def execute(job: Job, *, report: Report) -> dict[str, Any]:
         raise
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Done:
-    """A stage of this trial that is finished: its record, and whether it was there already."""
+    """A stage of this trial that is finished: its record, whether it was there already, and what it answered."""
 
     stage: FinishedStage
     reused: bool
@@ -91,89 +84,94 @@ class _Trial:
         self._ranks = ranks
         self._report = report
         self._store = Store(job.store)
-        self._started = time.time()
-        self._attempts = self._begin()
+        self._header = self._begin()
 
     def run(self) -> dict[str, Any]:
-        """Stage by stage, from the deepest that the store can give."""
+        """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
+        job = self._job
         bench = workbench(
-            self._job.model, self._store, data_dir=self._job.data, sets=self._job.sets, text=self._job.text
+            job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime
         )
         self._material: Material = bench.material
         weights = bench.base
         done: list[_Done] = []
-        for index, node in enumerate(self._job.chain):
-            last = index == len(self._job.chain) - 1
-            found = self._found(node, needs_weights=not last)
-            done.append(self._reuse(index, *found) if found else self._make(index, weights, last=last))
-            if not last:
-                weights = found[1] if found else self._weights_of(done[-1].stage)
+        for index in range(len(job.chain)):
+            found, there = self._found(index)
+            done.append(self._reuse(index, found) if found else self._make(index, weights))
+            if not self._is_last(index):
+                weights = there or self._weights(done[-1].stage)
         return self._finish(done)
 
-    # ---- stages
-
-    def _found(self, node: Node, *, needs_weights: bool) -> tuple[FinishedStage, Path | None] | None:
-        """What the store holds of a stage, if that is enough; decided on rank 0 for all."""
-        found: FinishedStage | None = None
-        weights: Path | None = None
+    def fail(self, error: Exception) -> dict[str, Any]:
+        """Record an error, and what is known of it."""
+        record = records.failed_trial(self._header, error)
         if self._ranks.rank == 0:
-            found = self._store.stage(node)
-            if found and needs_weights:
-                weights = self._store.weights(found, _scratch()) if found.has_weights else None
-                if weights is None:
-                    self._store.set_aside(node, "its weights are gone") if found.has_weights is False else None
-                    found = None
-        found, weights = self._ranks.broadcast((found, weights))
-        return (found, weights) if found else None
+            self._store.write_trial(self._job.trial, record)
+        return record
 
-    def _weights_of(self, stage: FinishedStage) -> Path:
-        weights = self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None
-        weights = self._ranks.broadcast(weights)
+    # ---- what the store holds
+
+    def _found(self, index: int) -> tuple[FinishedStage | None, Path | None]:
+        """A stage that the store holds, as far as this trial needs it, and its weights; rank 0 decides for all."""
+        found = self._look_up(index) if self._ranks.rank == 0 else None
+        return self._ranks.broadcast(found) or (None, None)
+
+    def _look_up(self, index: int) -> tuple[FinishedStage, Path | None] | None:
+        node = self._job.chain[index]
+        found = self._store.stage(node)
+        if found is None:
+            return None
+        if self._is_last(index):
+            asked = {row["set"] for row in found.record["metrics"]["evaluations"]}
+            if asked.issuperset(self._job.evaluate.sets):
+                return found, None
+            self._store.set_aside(node, "it lacks an evaluation that is asked for now, and has no weights to ask")
+            return None
+        if not found.has_weights:
+            self._store.set_aside(node, "its weights are gone, and a stage after it needs them")
+            return None
+        weights = self._store.weights(found, _scratch())
+        return (found, weights) if weights else None
+
+    def _weights(self, stage: FinishedStage) -> Path:
+        weights = self._ranks.broadcast(self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
         if weights is None:
             raise RuntimeError(f"stage {stage.node.id} was altered while it was in use")
         return weights
 
-    def _reuse(self, index: int, found: FinishedStage, _: Path | None) -> _Done:
+    def _reuse(self, index: int, found: FinishedStage) -> _Done:
         node = self._job.chain[index]
         digest = self._material.stage(self._job.chain, index).own.digest
         recorded = found.record["data"]["set"]["digest"]
         if digest != recorded:
             raise TrialFailed(
-                f"stage {node.slug}-{node.id} was trained on other examples (digest {recorded[:12]}) than these sources give "
-                f"now ({digest[:12]}); bring the data back as it was, or use another store"
+                f"stage {node.slug}-{node.id} was trained on other examples (digest {recorded[:12]}) than its sources "
+                f"give now ({digest[:12]}); bring the data back as it was, or use another store"
             )
         table = self._store.stage_predictions(node)
         return _Done(found, True, table.to_pylist() if table is not None else [])
 
-    def _make(self, index: int, start: Path, *, last: bool) -> _Done:
-        node = self._job.chain[index]
-        data = self._material.stage(self._job.chain, index)
+    # ---- training
+
+    def _make(self, index: int, start: Path) -> _Done:
+        job = self._job
+        node = job.chain[index]
+        data = self._material.stage(job.chain, index)
+        asked = to_ask(job.chain, index, self._material, evaluate=job.evaluate, sets=job.sets)
         began = time.time()
-        with self._store.in_flight(node) as checkpoints:
-            engine = self._engine(start, node.stage, data)
-            try:
-                outcome = self._train(engine, index, data, checkpoints)
-                evaluations, predictions = self._evaluate(engine, index)
-                done = self._commit(
-                    engine,
-                    node,
-                    outcome,
-                    data,
-                    evaluations,
-                    predictions,
-                    began,
-                    with_weights=not last or self._job.keep == "all",
-                )
-            finally:
-                engine.close()
+        with self._store.in_flight(node) as checkpoints, self._engine(start, index, data) as engine:
+            outcome = self._train(engine, index, data, checkpoints)
+            answered = [self._ask(engine, index, one) for one in asked]
+            done = self._commit(engine, index, outcome, data, answered, began)
         self._report({"event": "committed", "committed": node.id, **self._where(index)})
         return done
 
-    def _engine(self, start: Path, stage: Stage, data: StageData) -> Engine:
+    def _engine(self, start: Path, index: int, data: StageData) -> Engine:
+        training = self._job.chain[index].stage.training
         return Engine(
             start,
-            training=stage.training,
-            total_steps=total_steps(len(data.encoded), stage.training),
+            training=training,
+            total_steps=total_steps(len(data.encoded), training),
             runtime=self._job.runtime,
             trust_remote_code=self._job.model.trust_remote_code,
         )
@@ -190,7 +188,7 @@ class _Trial:
             every=self._job.evaluate.every,
             checkpoints=checkpoints,
             checkpoint_every=self._job.runtime.checkpoint_every,
-            on_progress=lambda progress: self._progress(index, progress),
+            on_progress=lambda progress: self._tell(index, progress),
         )
 
     def _probes(self, index: int) -> dict[str, Sequence[Question]]:
@@ -198,185 +196,77 @@ class _Trial:
         first = self._job.chain[0].stage
         return {first.letter: self._material.questions(first)} if index > 0 else {}
 
-    def _evaluate(self, engine: Engine, index: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """D_A after every stage, and the stage's own set after its own, where they have a scorer."""
-        stages = [node.stage for node in self._job.chain[: index + 1]]
-        asked = {stage.letter: stage for stage in (stages[0], stages[-1]) if self._scorer(stage)}
-        evaluations: list[dict[str, Any]] = []
-        predictions: list[dict[str, Any]] = []
-        for stage in asked.values():
-            self._report({"event": "evaluate", **self._where(index), "set": _label(stage)})
-            evaluation, rows = self._ask(engine, index, stage)
-            evaluations.append(evaluation)
-            predictions += rows
-        return evaluations, predictions
-
-    def _ask(self, engine: Engine, index: int, stage: Stage) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        scorer = SCORERS[self._scorer(stage)]
-        questions = self._material.questions(stage)
-        examples = self._material.own(stage).examples
-        given = answer(
-            engine, self._material.tokenizer, questions, scorer=scorer, max_new_tokens=self._job.evaluate.max_new_tokens
-        )
-        common = {"stage": index + 1, "of": stage.letter, "set": _label(stage)}
-        rows = [
-            {
-                **common,
-                "example": one.id,
-                "prompt": example.prompt,
-                "target": example.target,
-                "prediction": one.text,
-                "score": one.score,
-            }
-            for one, example in zip(given, examples, strict=True)
-        ]
-        accuracy = 100.0 * sum(one.score for one in given) / len(given)
-        proven = sum(one.proven for one in given)
-        return {
-            **common,
-            "scorer": scorer.name,
-            "scorer_version": scorer.version,
-            "accuracy": accuracy,
-            "n": len(given),
-            "proven": proven,
-        }, rows
-
-    def _scorer(self, stage: Stage) -> str | None:
-        own = self._job.sets.get(stage.selection.set)
-        return own.scorer if own else DATASETS[stage.selection.set].scorer
+    def _ask(self, engine: Engine, index: int, asked: Asked) -> Answered:
+        self._report({"event": "evaluate", **self._where(index), "set": asked.label})
+        return ask(engine, asked, self._material.tokenizer, stage=index + 1)
 
     def _commit(
-        self,
-        engine: Engine,
-        node: Node,
-        outcome: Outcome,
-        data: StageData,
-        evaluations: list[dict[str, Any]],
-        predictions: list[dict[str, Any]],
-        began: float,
-        *,
-        with_weights: bool,
+        self, engine: Engine, index: int, outcome: Outcome, data: StageData, answered: list[Answered], began: float
     ) -> _Done:
-        """Write the stage; on return it is in the store on every rank's view."""
-        facts = engine.facts()
+        """Write the stage; on return it is in the store for every rank."""
+        node = self._job.chain[index]
+        predictions = [row for one in answered for row in one.predictions]
+        record = records.finished_stage(
+            slug=node.slug,
+            letter=node.stage.letter,
+            outcome=asdict(outcome),
+            evaluations=[one.evaluation for one in answered],
+            data=data.described(),
+            engine=engine.facts(),
+            began=began,
+        )
         finished: FinishedStage | None = None
         with self._store.aside() as folder:
-            if with_weights:
+            if not self._is_last(index) or self._job.keep == "all":
                 engine.save(folder / "weights")
             if self._ranks.rank == 0:
-                record = _stage_record(node, outcome, data, evaluations, facts, began)
                 finished = self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
             finished = self._ranks.broadcast(finished)
         return _Done(finished, False, predictions)
 
-    # ---- what is said
+    # ---- what is said and written
 
-    def _progress(self, index: int, progress: Progress) -> None:
-        self._report(
-            {
-                "event": "train",
-                **self._where(index),
-                "step": progress.step,
-                "steps": progress.total_steps,
-                "loss": progress.loss,
-            }
-        )
+    def _tell(self, index: int, progress: Progress) -> None:
+        said = {"step": progress.step, "steps": progress.total_steps, "loss": progress.loss}
+        self._report({"event": "train", **self._where(index), **said})
 
     def _where(self, index: int) -> dict[str, Any]:
         stage = self._job.chain[index].stage
-        return {"stage": index + 1, "stages": len(self._job.chain), "letter": stage.letter, "set": _label(stage)}
+        return {"stage": index + 1, "stages": len(self._job.chain), "letter": stage.letter, "set": label(stage)}
 
-    # ---- the record
+    def _is_last(self, index: int) -> bool:
+        return index == len(self._job.chain) - 1
 
-    def _begin(self) -> int:
-        attempts = 1
+    def _begin(self) -> dict[str, Any]:
+        """Write that the trial runs; the header that all its records share."""
+        job = self._job
+        before = (self._store.trial(job.trial) or {}) if self._ranks.rank == 0 else {}
+        header = records.trial_header(
+            point=job.point,
+            model=job.model.name,
+            stages=[node.id for node in job.chain],
+            attempts=before.get("attempts", 0) + 1,
+            began=time.time(),
+        )
         if self._ranks.rank == 0:
-            before = self._store.trial(self._job.trial) or {}
-            attempts = before.get("attempts", 0) + 1
-            self._store.write_trial(self._job.trial, {**self._header(attempts), "status": "running"})
-        return self._ranks.broadcast(attempts)
-
-    def _header(self, attempts: int) -> dict[str, Any]:
-        return {
-            "point": dict(self._job.point),
-            "model": self._job.model.name,
-            "stages": [node.id for node in self._job.chain],
-            "attempts": attempts,
-            "started": provenance.timestamp(self._started),
-            "provenance": provenance.here(),
-        }
+            self._store.write_trial(job.trial, {**header, "status": "running"})
+        return self._ranks.broadcast(header)
 
     def _finish(self, done: Sequence[_Done]) -> dict[str, Any]:
-        evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
-        record = {
-            **self._header(self._attempts),
-            "status": "done",
-            "error": None,
-            "reused": [one.stage.node.id for one in done if one.reused],
-            "metrics": of_trial([(one.stage, one.reused) for one in done]),
-            "finished": provenance.timestamp(time.time()),
-        }
+        record = records.done_trial(
+            self._header,
+            metrics=of_trial([(one.stage, one.reused) for one in done]),
+            reused=[one.stage.node.id for one in done if one.reused],
+            evaluated=self._job.evaluate.sets,
+        )
         if self._ranks.rank == 0:
-            self._store.commit_trial(
-                self._job.trial, record, evals=evals, predictions=[row for one in done for row in one.predictions]
-            )
+            evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
+            predictions = [row for one in done for row in one.predictions]
+            self._store.commit_trial(self._job.trial, record, evals=evals, predictions=predictions)
         self._ranks.barrier()
         return record
 
-    def fail(self, error: Exception) -> dict[str, Any]:
-        """The record of a trial that ended with an error."""
-        text = str(error) or type(error).__name__
-        expected = isinstance(error, TrialFailed | BadData | BadInput)
-        record = {
-            **self._header(self._attempts),
-            "status": "failed",
-            "error": text if expected else f"{type(error).__name__}: {text}",
-            "traceback": None if expected else traceback.format_exc(),
-            "finished": provenance.timestamp(time.time()),
-        }
-        if self._ranks.rank == 0:
-            self._store.write_trial(self._job.trial, record)
-        return record
-
-
-def _stage_record(
-    node: Node,
-    outcome: Outcome,
-    data: StageData,
-    evaluations: list[dict[str, Any]],
-    facts: Mapping[str, Any],
-    began: float,
-) -> dict[str, Any]:
-    own = [row["accuracy"] for row in evaluations if row["of"] == node.stage.letter]
-    return {
-        "slug": node.slug,
-        "engine": dict(facts),
-        "metrics": {
-            "steps": outcome.steps,
-            "epochs": outcome.epochs,
-            "loss": outcome.loss,
-            "tokens": outcome.tokens,
-            "seconds": outcome.seconds,
-            "peak_memory": outcome.peak_memory,
-            "evaluations": evaluations,
-        },
-        "stopped_by": outcome.stopped_by,
-        "memorized": own[0] >= 100.0 if own else None,
-        "data": data.described(),
-        "provenance": {
-            **provenance.here(),
-            "started": provenance.timestamp(began),
-            "finished": provenance.timestamp(time.time()),
-        },
-    }
-
-
-def _label(stage: Stage) -> str:
-    """A set as the grid calls it."""
-    return "id" if stage.selection.skip else stage.selection.set
-
 
 def _scratch() -> Path:
-    import tempfile
-
+    """Where weights from a store elsewhere are kept for this machine."""
     return Path(tempfile.gettempdir()) / "raysweep-weights"

@@ -11,20 +11,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raysweep.catalog import MIXERS
 from raysweep.chain import Mixing, Selection, Stage
 from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
-from raysweep.data.examples import Taken, candidates, take
+from raysweep.data.examples import Taken, candidates, take, take_up_to
 from raysweep.data.mixing import amount, cut_as_released, draw
-from raysweep.data.sources import Source, find, find_text, find_words
+from raysweep.data.source import Source
+from raysweep.data.sources import find, find_mixer
 from raysweep.errors import TrialFailed
+from raysweep.familiarity import Familiarity
+from raysweep.grid import FAMILIAR
 from raysweep.plan import Node
-from raysweep.spec import OwnSet, Text
+from raysweep.spec import OwnSet, Runtime, Text
 
-__all__ = ["Material", "StageData", "find_mixer"]
-
-Unfamiliar = Callable[[Source, list[Example]], list[bool]]
+__all__ = ["Material", "StageData"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class StageData:
 class Material:
     """Examples and tokens for one tokenizer, from one data folder and the sweep's own sets.
 
-    `unfamiliar` asks the base model; it is called on every rank, in the same order.
+    Where familiarity selects, the base model is asked: every rank makes the same calls in the same order.
     """
 
     def __init__(
@@ -57,13 +57,15 @@ class Material:
         data_dir: Path | None,
         sets: Mapping[str, OwnSet],
         text: Text | None,
-        unfamiliar: Unfamiliar,
+        familiarity: Familiarity,
+        runtime: Runtime,
     ) -> None:
         self.tokenizer = tokenizer
         self._data_dir = data_dir
         self._sets = sets
         self._text = text
-        self._unfamiliar = unfamiliar
+        self._familiarity = familiarity
+        self._runtime = runtime
         self._made: dict[Any, Any] = {}
 
     def stage(self, chain: Sequence[Node], index: int) -> StageData:
@@ -81,6 +83,34 @@ class Material:
         """A stage's own examples, D or D_A itself."""
         key = ("own", stage.selection, stage.training.max_length)
         return self._once(key, lambda: self._take(stage.selection, stage))
+
+    def extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
+        """An evaluation set beyond the chain's own, and how it is asked.
+
+        `familiar/popqa` is what the base model knows of popqa, asked few-shot; `popqa` is a selection like D_A's, asked
+        as in training. The first `examples` of them, or as many as there are.
+        """
+        key = ("extra", name, stage.selection.examples, stage.selection.data_seed, stage.training.precision)
+        return self._once(key, lambda: self._extra(name, stage))
+
+    def _extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
+        source = self._source(name.removeprefix(FAMILIAR))
+        found = candidates(source, data_seed=stage.selection.data_seed)
+        familiarity = "familiar" if name.startswith(FAMILIAR) else "all"
+        selection = Selection(
+            set=source.name,
+            examples=stage.selection.examples,
+            data_seed=stage.selection.data_seed,
+            familiarity=familiarity,
+        )
+        taken = take_up_to(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
+        if familiarity == "all":
+            return taken.examples, self._questions(taken.examples, stage)
+        questions = self._familiarity.questions(source, taken.examples, data_seed=selection.data_seed)
+        return taken.examples, questions
+
+    def _asker(self, source: Source, stage: Stage) -> Callable[[list[Example]], list[bool]]:
+        return lambda examples: self._familiarity.unfamiliar(source, examples, stage=stage, runtime=self._runtime)
 
     def _stage(self, stages: tuple[Stage, ...]) -> StageData:
         stage = stages[-1]
@@ -108,8 +138,7 @@ class Material:
     def _take(self, selection: Selection, stage: Stage) -> Taken:
         source = self._source(selection.set)
         found = candidates(source, data_seed=selection.data_seed)
-        ask = (lambda examples: self._unfamiliar(source, examples)) if selection.familiarity != "all" else None
-        return take(found, selection, fits=self._fits(stage), unfamiliar=ask)
+        return take(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
 
     def _fits(self, stage: Stage) -> Callable[[Example], bool]:
         most = stage.training.max_length
@@ -141,14 +170,3 @@ class Material:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
-
-
-def find_mixer(name: str, *, data_dir: Path | None, text: Text | None) -> Source | None:
-    """Where a mixer's words or texts come from; None for one that has no source of its own (`replay`)."""
-    match MIXERS[name].kind:
-        case "words":
-            return find_words(data_dir=data_dir)
-        case "text":
-            return find_text(name, text=text, data_dir=data_dir)
-        case _:
-            return None

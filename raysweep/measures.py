@@ -28,7 +28,14 @@ def of_trial(stages: Sequence[tuple[FinishedStage, bool]]) -> dict[str, Any]:
             metrics[f"accuracy_{letter}"] = found.get(letter)
     for position, (stage, reused) in enumerate(stages, start=1):
         metrics |= _of_stage(stage.record, position, reused)
-    return metrics
+    return metrics | _beyond(stages[-1][0].record)
+
+
+def _beyond(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Sets beyond the chain's own: `familiar/popqa` is the column familiar_popqa, `popqa` is asked_popqa."""
+    rows = [row for row in record["metrics"]["evaluations"] if row["of"] is None]
+    names = [row["set"].replace("/", "_") if "/" in row["set"] else f"asked_{row['set']}" for row in rows]
+    return {name: row["accuracy"] for name, row in zip(names, rows, strict=True)}
 
 
 def _of_memory(on_d_a: list[float | None]) -> dict[str, float | None]:
@@ -50,4 +57,4 @@ def _of_stage(record: Mapping[str, Any], position: int, reused: bool) -> dict[st
 
 
 def _accuracies(record: Mapping[str, Any]) -> dict[str, float]:
-    return {row["of"]: row["accuracy"] for row in record["metrics"]["evaluations"]}
+    return {row["of"]: row["accuracy"] for row in record["metrics"]["evaluations"] if row["of"]}

@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.data.models import identity
-from raysweep.data.sources import find
+from raysweep.data.sources import find, find_mixer
 from raysweep.errors import SourceMissing
-from raysweep.material import find_mixer
 from raysweep.plan import Sources
 from raysweep.spec import Model, Sweep
 

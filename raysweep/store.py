@@ -196,6 +196,16 @@ class Store:
 
         shutil.rmtree(folder, ignore_errors=True)
 
+    # ---- what models know
+
+    def familiarity(self, key: str) -> dict[str, bool]:
+        """Which facts a model was found to know, by example id; nothing where it was not asked yet."""
+        return self.files.read_json(f"familiarity/{key}.json") or {}
+
+    def write_familiarity(self, key: str, known: Mapping[str, bool]) -> None:
+        """Keep what a model knows."""
+        self.files.write_json(f"familiarity/{key}.json", known)
+
     # ---- trials
 
     def trial(self, trial: str) -> dict[str, Any] | None:

@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from raysweep.data.example import Example
-from raysweep.data.sources import Source
-from raysweep.errors import TrialFailed
+from raysweep.familiarity import Familiarity
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.material import Material
-from raysweep.spec import Model, OwnSet, Text
+from raysweep.spec import Model, OwnSet, Runtime, Text
 from raysweep.store import Store
 
 __all__ = ["Workbench", "workbench"]
@@ -27,22 +25,30 @@ class Workbench:
 
 
 def workbench(
-    model: Model, store: Store, *, data_dir: str | None, sets: Mapping[str, OwnSet], text: Text | None
+    model: Model, store: Store, *, data_dir: str | None, sets: Mapping[str, OwnSet], text: Text | None, runtime: Runtime
 ) -> Workbench:
     """The workbench of these choices in this process: made once, kept between trials."""
-    return _workbench(model, store.url, data_dir, tuple(sorted(sets.items())), text)
+    return _workbench(model, store.url, data_dir, tuple(sorted(sets.items())), text, runtime)
 
 
 @lru_cache(maxsize=2)
 def _workbench(
-    model: Model, store: str, data_dir: str | None, sets: tuple[tuple[str, OwnSet], ...], text: Text | None
+    model: Model,
+    url: str,
+    data_dir: str | None,
+    sets: tuple[tuple[str, OwnSet], ...],
+    text: Text | None,
+    runtime: Runtime,
 ) -> Workbench:
-    base = prepare(model.name, model.revision, cache=Store(store).models(), trust_remote_code=model.trust_remote_code)
-    data = Path(data_dir) if data_dir else None
-
-    def unfamiliar(source: Source, examples: list[Example]) -> list[bool]:
-        raise TrialFailed(f"{source.name}: selecting by familiarity is not wired yet")
-
-    return Workbench(
-        base, Material(load_tokenizer(base), data_dir=data, sets=dict(sets), text=text, unfamiliar=unfamiliar)
+    store = Store(url)
+    base = prepare(model.name, model.revision, cache=store.models(), trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(base)
+    material = Material(
+        tokenizer,
+        data_dir=Path(data_dir) if data_dir else None,
+        sets=dict(sets),
+        text=text,
+        familiarity=Familiarity(model, base, tokenizer, store),
+        runtime=runtime,
     )
+    return Workbench(base, material)

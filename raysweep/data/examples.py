@@ -80,22 +80,24 @@ def take(
     found. Counts: `asked`, `too_long`, `familiar`, `unfamiliar` beside those of cleaning. Raises TrialFailed where
     there are too few, and says how many.
     """
-    counts = Counter(dict(getattr(found, "counts", {})))
+    accepted, counts = _accepted(found, selection, fits, unfamiliar)
     wanted = selection.skip + selection.examples
-    accepted: list[Example] = []
-    fitting = _fitting(found, fits, counts)
-    while len(accepted) < wanted and (batch := _next_batch(fitting, selection, wanted - len(accepted))):
-        accepted += _of_familiarity(batch, selection, unfamiliar, counts)
     if len(accepted) < wanted:
         raise TrialFailed(_too_few(selection, len(accepted), counts))
     chosen = tuple(accepted[selection.skip : wanted])
     return Taken(chosen, dict(counts), digest_of(chosen))
 
 
-def take_up_to(found: Iterable[Example], selection: Selection, *, fits: Callable[[Example], bool]) -> Taken:
-    """As `take` from a set that familiarity does not select from, and fewer where there are not so many."""
-    counts = Counter(dict(getattr(found, "counts", {})))
-    chosen = tuple(islice(_fitting(found, fits, counts), selection.skip, selection.skip + selection.examples))
+def take_up_to(
+    found: Iterable[Example],
+    selection: Selection,
+    *,
+    fits: Callable[[Example], bool],
+    unfamiliar: Callable[[list[Example]], list[bool]] | None = None,
+) -> Taken:
+    """As `take`, and fewer where there are not so many."""
+    accepted, counts = _accepted(found, selection, fits, unfamiliar)
+    chosen = tuple(accepted[selection.skip : selection.skip + selection.examples])
     return Taken(chosen, dict(counts), digest_of(chosen))
 
 
@@ -170,6 +172,22 @@ def _fitting(found: Iterable[Example], fits: Callable[[Example], bool], counts: 
             yield example
         else:
             counts["too_long"] += 1
+
+
+def _accepted(
+    found: Iterable[Example],
+    selection: Selection,
+    fits: Callable[[Example], bool],
+    unfamiliar: Callable[[list[Example]], list[bool]] | None,
+) -> tuple[list[Example], Counter[str]]:
+    """Candidates that fit and have the familiarity asked for: as many as are wanted, or all there are."""
+    counts = Counter(dict(getattr(found, "counts", {})))
+    wanted = selection.skip + selection.examples
+    accepted: list[Example] = []
+    fitting = _fitting(found, fits, counts)
+    while len(accepted) < wanted and (batch := _next_batch(fitting, selection, wanted - len(accepted))):
+        accepted += _of_familiarity(batch, selection, unfamiliar, counts)
+    return accepted, counts
 
 
 def _next_batch(fitting: Iterator[Example], selection: Selection, missing: int) -> list[Example]:

@@ -81,7 +81,7 @@ def test_what_is_asked_is_what_was_trained(bos, conversation, strip):
     assert [*asked.prompt, *asked.target] == encoded.tokens.tolist()
     assert encoded.targets[len(asked.prompt) :].all()
     assert not encoded.targets[len(asked.prompt) - 1]
-    assert asked.golds == ("gold", "other")
+    assert asked.golds == (conversation[-1][1],)
 
 
 def test_one_turn_is_tokenized_as_a_whole_text_is():
