@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+from dataclasses import asdict
 from typing import Any
 
 from raysweep.commands.arguments import DONE, FAILED, add, takes_address, takes_data, takes_json, takes_store
@@ -27,11 +29,13 @@ def declare(commands: Any) -> None:
 
 
 def _doctor(options: argparse.Namespace) -> int:
+    from raysweep.api import store_url
     from raysweep.doctor import examine
 
-    findings = examine(store=options.store, data=options.data, address=options.address)
+    data = options.data or os.environ.get("RAYSWEEP_DATA") or None
+    findings = examine(store=store_url(options.store), data=data, address=options.address)
     if options.json:
-        print(json.dumps([finding.__dict__ for finding in findings], indent=1))
+        print(json.dumps([asdict(finding) for finding in findings], indent=1))
     else:
         for finding in findings:
             print(f"{finding.verdict:<5} {finding.about:<18} {finding.found}")
