@@ -122,15 +122,8 @@ class _Trial:
         if found is None:
             return None
         if self._is_last(index):
-            asked = {row["set"] for row in found.record["metrics"]["evaluations"]}
-            if asked.issuperset(self._job.evaluate.sets):
-                return found, None
-            self._store.set_aside(node, "it lacks an evaluation that is asked for now, and has no weights to ask")
-            return None
-        if not found.has_weights:
-            self._store.set_aside(node, "its weights are gone, and a stage after it needs them")
-            return None
-        weights = self._store.weights(found, _scratch())
+            return (found, None) if found.evaluated.issuperset(self._job.evaluate.sets) else None
+        weights = self._store.weights(found, _scratch()) if found.has_weights else None
         return (found, weights) if weights else None
 
     def _weights(self, stage: FinishedStage) -> Path:

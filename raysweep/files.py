@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -25,8 +27,14 @@ class Files:
 
     def __init__(self, url: str | Path) -> None:
         self.url = str(url)
+        self.name = _without_secrets(self.url)
         self._fs, self._root = _open(self.url)
         self.local = Path(self._root) if isinstance(self._fs, pafs.LocalFileSystem) else None
+
+    @property
+    def beside(self) -> Path:
+        """Where files are put that only this machine needs: in the tree itself where it is local."""
+        return self.local if self.local is not None else Path(tempfile.gettempdir()) / "raysweep"
 
     def read_bytes(self, path: str) -> bytes | None:
         """The file's content, or None where there is no such file."""
@@ -46,24 +54,31 @@ class Files:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            raise StoreError(f"{self.url}/{path}: not a record; remove the file and run again")
+            raise StoreError(f"{self.name}/{path}: not a record; remove the file and run again")
         return value
 
     def write_bytes(self, path: str, content: bytes) -> None:
         """Write a file as a whole: a reader sees the old one or the new one, never a part."""
         target = self._at(path)
         if self.local is None:
-            with self._fs.open_output_stream(target) as stream:
-                stream.write(content)
+            self._upload(path, content)
             return
-        Path(target).parent.mkdir(parents=True, exist_ok=True)
         aside = f"{target}.{uuid.uuid4().hex[:8]}.aside"
         try:
+            Path(target).parent.mkdir(parents=True, exist_ok=True)
             Path(aside).write_bytes(content)
             os.replace(aside, target)
         except OSError as error:
-            Path(aside).unlink(missing_ok=True)
-            raise StoreError(f"{self.url}/{path}: cannot be written: {error.strerror}") from None
+            with contextlib.suppress(OSError):
+                Path(aside).unlink(missing_ok=True)
+            raise StoreError(f"{self.name}/{path}: cannot be written: {error.strerror}") from None
+
+    def _upload(self, path: str, content: bytes) -> None:
+        try:
+            with self._fs.open_output_stream(self._at(path)) as stream:
+                stream.write(content)
+        except OSError as error:
+            raise StoreError(f"{self.name}/{path}: cannot be written: {error}") from None
 
     def write_json(self, path: str, value: Mapping[str, Any]) -> None:
         """Write a mapping as readable JSON."""
@@ -89,6 +104,11 @@ class Files:
         """Whether there is such a file or folder."""
         return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
 
+    def among(self, paths: Sequence[str]) -> list[str]:
+        """Those of these paths that are files here, asked all at once."""
+        found = self._fs.get_file_info([self._at(path) for path in paths])
+        return [path for path, info in zip(paths, found, strict=True) if info.is_file]
+
     def stamps(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
         """When each file was last written (ns) and its bytes; None where there is none, or where this place cannot tell."""
         if self.local is not None:
@@ -102,31 +122,52 @@ class Files:
         return sum(info.size or 0 for info in self._fs.get_file_info(selector) if info.type == pafs.FileType.File)
 
     def remove(self, path: str) -> None:
-        """Remove a folder with all that is in it; one that is not there is fine."""
-        if self.exists(path):
-            self._fs.delete_dir(self._at(path))
+        """Remove a folder with all that is in it, or a file; one that is not there is fine."""
+        match self._fs.get_file_info(self._at(path)).type:
+            case pafs.FileType.Directory:
+                with contextlib.suppress(FileNotFoundError):  # another removed it meanwhile
+                    self._fs.delete_dir(self._at(path))
+            case pafs.FileType.File:
+                with contextlib.suppress(FileNotFoundError):
+                    self._fs.delete_file(self._at(path))
 
     def take_in(self, folder: Path, path: str, *, last: str) -> bool:
-        """Make a local folder the content of `path`, its file `last` last; False where another was there first.
+        """Make a local folder the content of `path`; False where there was something before.
 
-        On a local disk this is one rename of a folder on the same disk; elsewhere the files are uploaded one by one.
+        On a local disk this is one rename, from the same disk; elsewhere the files are uploaded one by one, the file
+        `last` after all others, and it alone is looked for.
         """
         if self.local is not None:
             return _rename(folder, Path(self._at(path)))
-        for name in sorted(_files(folder), key=lambda name: (name == last, name)):
-            pafs.copy_files(str(folder / name), self._at(f"{path}/{name}"), pafs.LocalFileSystem(), self._fs)
+        if self.exists(f"{path}/{last}"):
+            return False
+        self.put(folder, path, last=last)
         return True
 
+    def put(self, folder: Path, path: str, *, last: str) -> None:
+        """Put the files of a local folder into `path`, over those of the same names, one by one and `last` at the end."""
+        for name in sorted(_files(folder), key=lambda name: (name == last, name)):
+            if self.local is not None:
+                target = Path(self._at(f"{path}/{name}"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(folder / name, target)
+            else:
+                pafs.copy_files(str(folder / name), self._at(f"{path}/{name}"), pafs.LocalFileSystem(), self._fs)
+
     def bring(self, path: str, folder: Path) -> None:
-        """Copy a folder of the store into a local one."""
-        folder.mkdir(parents=True, exist_ok=True)
-        pafs.copy_files(self._at(path), str(folder), self._fs, pafs.LocalFileSystem())
+        """Make a new local folder the copy of one of the store, as a whole: it is there once all of it is."""
+        partly = folder.with_name(f".{folder.name}-{uuid.uuid4().hex[:8]}")
+        partly.mkdir(parents=True)
+        try:
+            pafs.copy_files(self._at(path), str(partly), self._fs, pafs.LocalFileSystem())
+            _rename(partly, folder)
+        finally:
+            shutil.rmtree(partly, ignore_errors=True)
 
     @contextlib.contextmanager
     def aside(self, kind: str) -> Iterator[Path]:
         """A new local folder to write in, on the store's own disk where it is local; gone afterwards."""
-        home = self.local if self.local is not None else Path(os.environ.get("TMPDIR", "/tmp"))
-        folder = home / ".aside" / f"{kind}-{uuid.uuid4().hex[:12]}"
+        folder = self.beside / ".aside" / f"{kind}-{uuid.uuid4().hex[:12]}"
         folder.mkdir(parents=True)
         try:
             yield folder
@@ -136,8 +177,13 @@ class Files:
     def _at(self, path: str) -> str:
         parts = PurePosixPath(path).parts
         if path.startswith("/") or ".." in parts:
-            raise StoreError(f"{path!r} would leave the store {self.url}")
+            raise StoreError(f"{path!r} would leave the store {self.name}")
         return f"{self._root}/{path}"
+
+
+def _without_secrets(url: str) -> str:
+    """A URL as it may be shown: without a key and what follows the path."""
+    return re.sub(r"(?<=://)[^/@]*@|\?.*$", "", url) if "://" in url else url
 
 
 def _open(url: str) -> tuple[pafs.FileSystem, str]:
@@ -159,7 +205,7 @@ def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
     try:
         fs, root = fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
-        raise BadInput(f"store {url}: {error}") from None
+        raise BadInput(f"store {_without_secrets(url)}: {error}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
 
 

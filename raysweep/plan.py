@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from raysweep.catalog import MIXERS
-from raysweep.chain import Mixing, Selection, Stage, TrialSpec
+from raysweep.chain import Mixing, Stage, TrialSpec
 from raysweep.grid import Grid
 from raysweep.identity import fingerprint
 from raysweep.spec import Model, Sweep

@@ -5,26 +5,31 @@
     <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
-A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. A trial's
-record also says how far it is (`status`).
+A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. Where
+there is no rename (a bucket), `weights/` holds a folder for each commit, and the record, written last, says which one
+counts. A trial's record also says how far it is (`status`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
+import re
+import shutil
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
 from raysweep.files import Files
+from raysweep.intact import altered, digests
 from raysweep.plan import Node, Plan
+from raysweep.spec import NAME_PATTERN
 
 __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "FinishedStage", "Store"]
 
@@ -70,6 +75,20 @@ class FinishedStage:
         """Whether the weights were kept."""
         return bool(self.record.get("files"))
 
+    @property
+    def weights(self) -> str:
+        """The folder of the weights within the stage's."""
+        return self.record.get("weights", "weights")
+
+    @property
+    def evaluated(self) -> set[str]:
+        """The sets that were asked at its end."""
+        return {row["set"] for row in self.record["metrics"]["evaluations"]}
+
+    def adds_to(self, other: FinishedStage) -> bool:
+        """Whether this has what another training of the same stage lacks: weights, or answers."""
+        return (self.has_weights and not other.has_weights) or self.evaluated > other.evaluated
+
 
 class Store:
     """A store at a local folder or a URL."""
@@ -86,14 +105,18 @@ class Store:
     # ---- stages
 
     def stage(self, node: Node) -> FinishedStage | None:
-        """What the store holds of a stage, or None."""
-        record = self.files.read_json(f"{_stage_path(node)}/record.json")
+        """What the store holds of a stage, or None; a torn record is none, and is said."""
+        try:
+            record = self.files.read_json(f"{_stage_path(node)}/record.json")
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
         return FinishedStage(node, record) if record else None
 
     def stage_ids(self) -> set[str]:
         """The ids of all complete stages, in one listing."""
-        names = self.files.names("stages")
-        return {name.rsplit("-", 1)[1] for name in names if self.files.exists(f"stages/{name}/record.json")}
+        records = self.files.among([f"stages/{name}/record.json" for name in self.stage_folders().values()])
+        return {record.split("/")[1].rsplit("-", 1)[1] for record in records}
 
     def stage_folders(self) -> dict[str, str]:
         """The folder of every stage by its id, in one listing; one without a record is not complete."""
@@ -106,10 +129,6 @@ class Store:
     def stage_table(self, folder: str, name: str) -> pa.Table | None:
         """`curve` or `predictions` of a stage."""
         return self.files.read_table(f"stages/{folder}/{name}.parquet")
-
-    def curve(self, node: Node) -> pa.Table | None:
-        """The logged steps of a finished stage."""
-        return self.files.read_table(f"{_stage_path(node)}/curve.parquet")
 
     def stage_predictions(self, node: Node) -> pa.Table | None:
         """What a finished stage answered when it was evaluated."""
@@ -130,70 +149,89 @@ class Store:
         curve: Sequence[Mapping[str, Any]],
         predictions: Sequence[Mapping[str, Any]],
     ) -> FinishedStage:
-        """Make `folder` (with `weights/`, or without) this stage's. What another committed first stays and is returned."""
+        """Make `folder` (with `weights/`, or without) this stage's. What another committed first stays and is returned.
+
+        Only where this one has weights or answers that the first has not, it takes the first one's place.
+        """
         _write_rows(folder / "curve.parquet", curve, None)
         _write_rows(folder / "predictions.parquet", predictions, PREDICTIONS)
-        digests = {
-            path.relative_to(folder).as_posix(): _digest(path)
-            for path in sorted((folder / "weights").rglob("*"))
-            if path.is_file()
-        }
-        full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, "files": digests}
+        weights = "weights" if self.files.local else _gather(folder)
+        files = {"weights": weights, "files": digests(folder, "weights")}
+        full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, **files}
+        finished = FinishedStage(node, full)
         Files(folder).write_json("record.json", full)
         while not self.files.take_in(folder, _stage_path(node), last="record.json"):
-            if first := self.stage(node):
+            first = self.stage(node)
+            if first is None:
+                self.set_aside(node, "its record is torn or missing")
+            elif not finished.adds_to(first):
                 _log.info("stage %s was committed by another meanwhile; its bytes are used", node.id)
                 return first
-            self.set_aside(node, "it has no record")
-        return FinishedStage(node, full)
+            else:
+                self.files.put(folder, _stage_path(node), last="record.json")
+                break
+        return finished
 
     def weights(self, stage: FinishedStage, into: Path) -> Path | None:
-        """A local folder with the verified weights of a finished stage; None, after setting it aside, when altered."""
-        path = f"{_stage_path(stage.node)}/weights"
-        folder = self.files.local / path if self.files.local else into / stage.node.id
-        if self.files.local is None and not folder.is_dir():
-            self.files.bring(path, folder)
-        if wrong := _altered(folder.parent if self.files.local else None, folder, stage.record["files"]):
+        """A local folder with the verified weights of a finished stage; None, after setting it aside, when altered.
+
+        `into` is where a copy is kept that stands elsewhere.
+        """
+        wrong = self._unfit(stage, folder := self._weights_folder(stage, into))
+        if wrong and self.files.local is None:  # the copy may be an old one, or of another store
+            shutil.rmtree(folder, ignore_errors=True)
+            wrong = self._unfit(stage, self._weights_folder(stage, into))
+        if not wrong:
+            return folder
+        now = self.stage(stage.node)
+        if now and now.record["files"] == stage.record["files"]:  # else they were dropped meanwhile, or made anew
             self.set_aside(stage.node, wrong)
-            return None
+        return None
+
+    def _weights_folder(self, stage: FinishedStage, into: Path) -> Path:
+        path = f"{_stage_path(stage.node)}/{stage.weights}"
+        if self.files.local is not None:
+            return self.files.local / path
+        folder = into / stage.node.id / stage.weights
+        if not folder.is_dir():
+            with contextlib.suppress(FileNotFoundError):  # then they are found to be missing
+                self.files.bring(path, folder)
         return folder
 
+    def _unfit(self, stage: FinishedStage, folder: Path) -> str | None:
+        return altered(folder.parents[len(PurePosixPath(stage.weights).parts) - 1], stage.record["files"])
+
     def set_aside(self, node: Node, reason: str) -> None:
-        """Take a torn or altered stage out of use, without deleting it."""
-        name = f"stages/.torn-{node.slug}-{node.id}-{uuid.uuid4().hex[:6]}"
-        _log.warning(
-            "stage %s-%s is not used and will be trained again: %s; it was moved to %s",
-            node.slug,
-            node.id,
-            reason,
-            name,
-        )
+        """Take a torn or altered stage out of use; on a local disk it stays, under another name."""
+        path, name = _stage_path(node), f"stages/.torn-{node.slug}-{node.id}-{uuid.uuid4().hex[:6]}"
+        where = f"was moved to {name}" if self.files.local else "was removed"
+        _log.warning("%s is not used and will be trained again: %s; it %s", path, reason, where)
         if self.files.local:
             with contextlib.suppress(FileNotFoundError):
-                (self.files.local / _stage_path(node)).rename(self.files.local / name)
+                (self.files.local / path).rename(self.files.local / name)
         else:
-            self.files.remove(_stage_path(node))
+            self.files.remove(f"{path}/record.json")
+            self.files.remove(path)
 
     def drop_weights(self, node: Node) -> None:
         """Free the weights of a finished stage; its record, curve and answers stay."""
-        if stage := self.stage(node):
+        if (stage := self.stage(node)) and stage.has_weights:
             self.files.write_json(f"{_stage_path(node)}/record.json", {**stage.record, "files": {}})
             self.files.remove(f"{_stage_path(node)}/weights")
 
     def models(self) -> Path:
         """The local folder for base models that are built or converted here."""
-        home = self.files.local if self.files.local else Path("/tmp/raysweep")
-        return home / "models"
+        return self.files.beside / "models"
 
     @contextlib.contextmanager
     def in_flight(self, node: Node) -> Iterator[Path]:
-        """The local folder for checkpoints of a stage that is being trained; gone once the stage is done."""
-        home = self.files.local if self.files.local else Path("/tmp/raysweep")
-        folder = home / ".in-flight" / node.id
+        """The local folder for checkpoints of a stage that is being trained; gone once the stage is done.
+
+        It stays when the block raises, so that the next attempt goes on from there.
+        """
+        folder = self.files.beside / ".in-flight" / node.id
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
-        import shutil
-
         shutil.rmtree(folder, ignore_errors=True)
 
     # ---- what models know
@@ -235,7 +273,8 @@ class Store:
 
     def done(self, trials: Iterable[str]) -> set[str]:
         """Those of these trials whose record says done."""
-        return {trial for trial in trials if (record := self.trial(trial)) and record["status"] == "done"}
+        there = set(self.files.names("trials"))
+        return {trial for trial in trials if trial in there and (self.trial(trial) or {}).get("status") == "done"}
 
     def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
         """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""
@@ -249,14 +288,15 @@ class Store:
 
     def sweeps(self) -> list[str]:
         """The names of all sweeps that were ever run here."""
-        return [name for name in self.files.names("sweeps") if self.files.exists(f"sweeps/{name}/plan.json")]
+        plans = self.files.among([f"sweeps/{name}/plan.json" for name in self.files.names("sweeps")])
+        return [plan.split("/")[1] for plan in plans]
 
     def sweep(self, name: str) -> dict[str, Any]:
         """The plan of a sweep: its points so far. BadInput where there is no such name."""
-        found = self.files.read_json(f"sweeps/{name}/plan.json")
+        found = self.files.read_json(f"sweeps/{name}/plan.json") if re.fullmatch(NAME_PATTERN, name) else None
         if found is None:
             known = ", ".join(self.sweeps()) or "none yet"
-            raise BadInput(f"no sweep {name!r} in the store {self.url}; there are: {known}")
+            raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
         return found
 
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:
@@ -280,7 +320,7 @@ class Store:
         known = self.files.read_json(f"sweeps/{name}/plan.json")
         if known and known["settings"] != digest:
             raise BadInput(
-                f"the name {name!r} stands in the store {self.url} for another model or other settings ({known['model']}); "
+                f"the name {name!r} stands in the store {self.files.name} for another model or other settings ({known['model']}); "
                 f"give this sweep another name, such as {name}-2, or use another --store"
             )
         points = {_key(point): point for point in (known or {}).get("points", [])}
@@ -307,38 +347,17 @@ def _stage_path(node: Node) -> str:
     return f"stages/{node.slug}-{node.id}"
 
 
-def _digest(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _altered(home: Path | None, folder: Path, files: Mapping[str, str]) -> str | None:
-    """What is wrong with a weights folder, compared with the digests in its record."""
-    for name, digest in files.items():
-        path = folder / Path(name).relative_to("weights")
-        if not path.is_file():
-            return f"{name} is missing"
-        if _digest(path) != digest:
-            return f"{name} is not what was committed"
-    return None
+def _gather(folder: Path) -> str:
+    """Put the weights into a folder of their own below `weights/`, so that no two commits share a name; its name."""
+    own = f"weights/{uuid.uuid4().hex[:12]}"
+    if (folder / "weights").is_dir():
+        (folder / "weights").rename(folder / "apart")
+        (folder / "weights").mkdir()
+        (folder / "apart").rename(folder / own)
+    return own
 
 
 def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None) -> None:
-    import pyarrow.parquet as pq
-
     names = schema.names if schema else list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     pq.write_table(pa.table(columns, schema=schema), path)
-
-
-def remove_stale(store: Store) -> None:
-    """Remove what interrupted commits left aside."""
-    if store.files.local:
-        store.files.remove(".aside")
-
-
-def require(stage: FinishedStage | None, node: Node) -> FinishedStage:
-    """The stage, or StoreError where the store does not hold it."""
-    if stage is None:
-        raise StoreError(f"stage {node.slug}-{node.id} is not in the store")
-    return stage
