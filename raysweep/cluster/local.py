@@ -28,6 +28,7 @@ def connected(address: str | None) -> Iterator[None]:
     """Connect to the Ray at `address` (`auto`: the one of this machine), or start one here when it is None."""
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("ray").setLevel(logging.ERROR)  # its advice is for people who call it themselves
     already = ray.is_initialized()
     if not already:
         _connect(address)

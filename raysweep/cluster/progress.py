@@ -16,6 +16,7 @@ from rich.text import Text
 __all__ = ["Board"]
 
 QUIET_SECONDS = 20.0  # without a terminal: one line this often at most
+TELLING_SHARE = 0.04  # of the work must be done before the rest can be told from it
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Board:
     def __init__(
         self, total: int, *, names: Mapping[str, str], waiting: Callable[[], Mapping[str, tuple[str, str]]]
     ) -> None:
-        self._console = Console(stderr=True)
+        self._console = Console(stderr=True, soft_wrap=True)
         self._total = total
         self._names = names
         self._waiting = waiting
@@ -133,7 +134,7 @@ class Board:
     def _eta(self) -> str:
         share = self._share()
         elapsed = time.monotonic() - self._began
-        if share <= 0.0 or elapsed < 5:
+        if share < TELLING_SHARE:
             return "ETA –"
         return f"ETA {_clock(elapsed * (1 - share) / share)}"
 
