@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["curves", "evals", "load", "predictions", "trials"]
+__all__ = ["compare", "curves", "evals", "figure", "load", "page", "predictions", "table", "trials"]
+
+_REPORTING = ("compare", "figure", "page", "table")
 
 
 def __getattr__(name: str) -> Any:
     """Public functions are imported on first use, so that the core loads without them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _REPORTING:
+        from raysweep import reporting
+
+        return getattr(reporting, name)
     from raysweep import api
 
     return getattr(api, name)

@@ -9,10 +9,11 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-__all__ = ["BINARY", "FORMATS", "write_frame"]
+__all__ = ["BINARY", "FORMATS", "SUFFIXES", "by_suffix", "write_frame"]
 
 BINARY = ("parquet", "arrow")
 FORMATS = ("table", "csv", "json", *BINARY)
+SUFFIXES = {".csv": "csv", ".json": "json", ".parquet": "parquet", ".arrow": "arrow", ".arrows": "arrow"}
 
 
 def write_frame(frame: pd.DataFrame, into: BinaryIO, *, format: str) -> None:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from raysweep.errors import BadInput
 from raysweep.report.cells import EMPTY, Cell, average, cells_by, varying
+from raysweep.report.intervals import Intervals
 from raysweep.report.table import Head, Row, Table, condition, mark_extreme, notes_of
 
 __all__ = ["LAYOUTS", "Column", "Layout", "Line", "Section", "lay_out"]
@@ -137,9 +138,19 @@ def layout(name: str) -> Layout:
     return LAYOUTS[name]
 
 
-def lay_out(frame: pd.DataFrame, chosen: Layout, *, show: str = "mean", mark: str | None = None) -> Table:
-    """The trials in a layout of the paper; a cell without a finished trial is `·`, and an average needs all its cells."""
-    rows = [_row(frame, chosen, section, line) for section in chosen.sections for line in chosen.lines]
+def lay_out(
+    frame: pd.DataFrame,
+    chosen: Layout,
+    *,
+    show: str = "mean",
+    mark: str | None = None,
+    intervals: Intervals | None = None,
+) -> Table:
+    """The trials in a layout of the paper; a cell without a finished trial is `·`, and an average needs all its cells.
+
+    `intervals` adds those of the bootstrap to all cells but averages, which show their standard deviation.
+    """
+    rows = [_row(frame, chosen, section, line, intervals) for section in chosen.sections for line in chosen.lines]
     table = Table(
         title=chosen.title,
         heads=chosen.heads,
@@ -151,12 +162,20 @@ def lay_out(frame: pd.DataFrame, chosen: Layout, *, show: str = "mean", mark: st
     return mark_extreme(table, chosen.mark if mark is None else mark)
 
 
-def cells_of(frame: pd.DataFrame, section: Section, line: Line, columns: Sequence[Column]) -> list[Cell]:
+def cells_of(
+    frame: pd.DataFrame,
+    section: Section,
+    line: Line,
+    columns: Sequence[Column],
+    intervals: Intervals | None = None,
+) -> list[Cell]:
     """One row of cells; all empty where the dataframe does not have the section's measure."""
-    if section.value not in frame.columns:
-        return [_unmeasured(matching(frame, section.match | line.match()), column) for column in columns]
     own = matching(frame, section.match | line.match())
+    if section.value not in frame.columns:
+        return [_unmeasured(own, column) for column in columns]
     found = cells_by(own, by=["d_b"], value=section.value) if len(own) else {}
+    if intervals:
+        found = {key: intervals.add(cell, own.loc[own["d_b"] == key[0], "trial"]) for key, cell in found.items()}
     return [
         average(own, over="d_b", members=column.members, value=section.value)
         if column.members
@@ -179,8 +198,8 @@ def _unmeasured(own: pd.DataFrame, column: Column) -> Cell:
     return Cell(planned=len(there), failed=int(there["status"].isin(["failed", "unreadable"]).sum()))
 
 
-def _row(frame: pd.DataFrame, chosen: Layout, section: Section, line: Line) -> Row:
-    cells = tuple(cells_of(frame, section, line, chosen.columns))
+def _row(frame: pd.DataFrame, chosen: Layout, section: Section, line: Line, intervals: Intervals | None) -> Row:
+    cells = tuple(cells_of(frame, section, line, chosen.columns, intervals))
     where = tuple(condition(name, value) for name, value in (section.match | line.match()).items())
     if chosen.flat:
         return Row((section.label,), cells, where=where)

@@ -10,6 +10,7 @@ import pandas as pd
 
 from raysweep.errors import BadInput
 from raysweep.report.cells import EMPTY, Cell, cells_by, check_columns, varying
+from raysweep.report.intervals import Intervals
 
 __all__ = ["SHOWN", "Head", "Row", "Table", "mark_extreme", "pivot", "render"]
 
@@ -70,17 +71,27 @@ class Table:
 
 
 def pivot(
-    frame: pd.DataFrame, *, rows: Sequence[str], columns: str, value: str, show: str = "std", mark: str = "none"
+    frame: pd.DataFrame,
+    *,
+    rows: Sequence[str],
+    columns: str,
+    value: str,
+    show: str = "std",
+    mark: str = "none",
+    intervals: Intervals | None = None,
 ) -> Table:
     """A table of `value` over everything that is neither a row nor a column: mean, spread and n in each cell.
 
-    Raises BadInput for columns that are not there and for values that are no numbers.
+    `intervals` adds those of the bootstrap, for `show="ci"`. Raises BadInput for columns that are not there and for
+    values that are no numbers.
     """
     by = [*rows, columns]
     if len(set(by)) < len(by):
         raise BadInput(f"{', '.join(by)}: a column can stand only once in a table's rows and columns")
     check_columns(frame, by, value)
     cells = cells_by(frame, by=by, value=value)
+    if intervals:
+        cells = {key: intervals.add(cell, trials) for (key, cell), trials in _beside(cells, frame, by)}
     across = _values(frame[columns])
     down = list(dict.fromkeys(key[:-1] for key in cells))
     made = [
@@ -150,6 +161,14 @@ def _is(cell: Cell, extreme: float) -> bool:
     return cell.mean is not None and round(cell.mean, 1) == extreme
 
 
+def _beside(
+    cells: Mapping[tuple[Any, ...], Cell], frame: pd.DataFrame, by: Sequence[str]
+) -> list[tuple[tuple[tuple[Any, ...], Cell], Sequence[str]]]:
+    """Each cell with its trials; groups come in the order of `cells_by`."""
+    grouped = frame.groupby(list(by), observed=True, sort=False, dropna=False)["trial"]
+    return list(zip(cells.items(), (group.tolist() for _, group in grouped), strict=True))
+
+
 def _values(column: pd.Series) -> list[Any]:
     """A column's values in the order of the sweep; numbers by size."""
     found = [value for value in column.unique() if not pd.isna(value)]
@@ -162,11 +181,3 @@ def _by_size(value: Any) -> tuple[int, Any]:
 
 def _label(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def of_section(sweep_file: Mapping[str, Any]) -> dict[str, Any]:
-    """The `table` section of a sweep file as arguments of `pivot`."""
-    from raysweep.spec import Table as Section
-
-    section = Section.model_validate(sweep_file.get("table") or {})
-    return {"rows": list(section.rows), "columns": section.columns, "value": section.value}

@@ -1,0 +1,215 @@
+"""The figures: what each kind draws, as values in long form, before anything is drawn.
+
+Every kind gives rows of panel, series, x, y, std, n: what is drawn is exactly what `values` holds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from raysweep.catalog import DATASETS
+from raysweep.errors import BadInput
+
+__all__ = ["KINDS", "NEEDS_CURVES", "Figure", "Kind", "make_figure"]
+
+COLUMNS = ("panel", "series", "x", "y", "std", "n")
+_POINTS = 300  # of one series of a curve; more than a page can show
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of figure: its title, whether it has lines or bars, its axes, and how its values come about."""
+
+    title: str
+    marks: str
+    x: str
+    y: str
+    values: Callable[[pd.DataFrame], pd.DataFrame]
+    needs: str
+    log_x: bool = False
+    log_y: bool = False
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A figure: `values` is what it draws. A notebook shows it; `save` writes .svg, .pdf or .png."""
+
+    kind: str
+    about: Kind
+    values: pd.DataFrame
+
+    def svg(self, *, inline: bool = False) -> str:
+        """The figure as SVG; `inline` for a page: text as text, colours of the page around it."""
+        from raysweep.report.drawing import to_svg
+
+        return to_svg(self.about, self.values, inline=inline)
+
+    def save(self, path: str | Path) -> None:
+        """Write it in the format that the path's end names. BadInput for any other."""
+        from raysweep.report.drawing import save
+
+        save(self.about, self.values, Path(path))
+
+    def _repr_html_(self) -> str:
+        return self.svg()
+
+
+def make_figure(kind: str, frame: pd.DataFrame) -> Figure:
+    """A figure of the rows of a dataframe (of curves for NEEDS_CURVES, of trials else). BadInput where it would be empty."""
+    about = KINDS.get(kind)
+    if about is None:
+        raise BadInput(f"no figure {kind!r}; there are {', '.join(KINDS)}")
+    values = about.values(frame)
+    if values.empty:
+        raise BadInput(f"nothing to draw for {kind!r}: it shows {about.needs}, and there is no such finished trial here")
+    return Figure(kind, about, values)
+
+
+# ---- what each kind draws
+
+
+def _replay(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 2: retention by replay ratio, 0 without, averaged over D_B; one panel for factoid D_B, one for others."""
+    chosen = frame[frame["mixer"].isin(["none/none", "none/replay"])]
+    if not (chosen["mixer"] == "none/replay").any():
+        return _nothing()
+    ratio = chosen["ratio"].where(chosen["mixer"] == "none/replay", 0.0)
+    told = chosen.assign(_x=ratio, _panel=chosen["d_b"].map(_kind_of), _series=chosen["d_a"].astype(str))
+    return _averaged(told, "retention")
+
+
+def _sources(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 5: retention by D_B, one bar a source that is mixed into one stage."""
+    single = frame[frame["mixer"].astype(str).map(lambda mixer: sum(part != "none" for part in mixer.split("/")) == 1)]
+    told = single.assign(_x=single["d_b"].astype(str), _panel=single["d_a"].astype(str), _series=_words(single, "mixer"))
+    return _spread(told, "retention")
+
+
+def _length(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 6: retention by the length of mixed sequences, one panel a mixer, one line a D_B."""
+    if "mixing.words" not in frame:
+        return _nothing()
+    told = frame.assign(_x=frame["mixing.words"], _panel=_words(frame, "mixer"), _series=frame["d_b"].astype(str))
+    return _spread(told[told["mixer"] != "none/none"], "retention")
+
+
+def _ratio(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 7: retention by mixing ratio, one panel a mixer, one line a D_B."""
+    mixed = frame[~frame["mixer"].isin(["none/none", "none/replay"])]
+    told = mixed.assign(_x=mixed["ratio"], _panel=_words(mixed, "mixer"), _series=mixed["d_b"].astype(str))
+    return _spread(told, "retention")
+
+
+def _familiar(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 9: accuracy on facts known before, by D_B, one panel a set, one bar a mixer."""
+    columns = [column for column in frame.columns if column.startswith("familiar_")]
+    parts = [
+        _spread(
+            frame.assign(_x=frame["d_b"].astype(str), _panel=column.removeprefix("familiar_"), _series=_words(frame, "mixer")),
+            column,
+        )
+        for column in columns
+    ]
+    return pd.concat(parts, ignore_index=True) if parts else _nothing()
+
+
+def _mixers(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 10: retention by D_B, one panel a D_A, one bar a combination of mixers."""
+    told = frame.assign(_x=frame["d_b"].astype(str), _panel=frame["d_a"].astype(str), _series=_words(frame, "mixer"))
+    return _spread(told, "retention")
+
+
+def _forgetting(curves: pd.DataFrame) -> pd.DataFrame:
+    """D_A's accuracy along the stages after its own, one panel a D_A and later sets, one line a mixer."""
+    if "accuracy_a" not in curves:
+        return _nothing()
+    asked = curves[(curves["stage"] > 1) & curves["accuracy_a"].notna()]
+    return _spread(_told(asked, asked["epoch"], _route(asked)), "accuracy_a")
+
+
+def _training(curves: pd.DataFrame) -> pd.DataFrame:
+    """Training loss by step, one panel a stage of a D_A and later sets, one line a mixer."""
+    panel = _route(curves) + ", stage " + curves["stage"].astype(str)
+    return _thinned(_spread(_told(curves, curves["step"], panel), "loss"))
+
+
+def _told(curves: pd.DataFrame, x: pd.Series, panel: pd.Series) -> pd.DataFrame:
+    return curves.assign(_x=x, _panel=panel, _series=_words(curves, "mixer"))
+
+
+KINDS: Mapping[str, Kind] = {
+    "replay": Kind("Replay", "lines", "replayed part of D_A", "retention (%)", _replay, "the mixers none/none and none/replay"),
+    "sources": Kind("Sources of mixing data", "bars", "D_B", "retention (%)", _sources, "mixers with one source"),
+    "length": Kind("Length of mixed sequences", "lines", "words", "retention (%)", _length, "several mixing.words", log_x=True),
+    "ratio": Kind("Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True),
+    "familiar": Kind("Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"),
+    "mixers": Kind("Mixers", "bars", "D_B", "retention (%)", _mixers, "trials with a retention"),
+    "forgetting": Kind("Forgetting", "lines", "epoch of the later stage", "D_A accuracy (%)", _forgetting,
+                       "D_A's accuracy along later stages"),
+    "training": Kind("Training", "lines", "step", "loss", _training, "curves of finished stages", log_y=True),
+}  # fmt: skip
+NEEDS_CURVES = ("forgetting", "training")
+
+
+# ---- values
+
+
+def _spread(told: pd.DataFrame, value: str) -> pd.DataFrame:
+    """Mean and sample standard deviation over whatever is neither panel nor series nor x: the seeds."""
+    keys = ["_panel", "_series", "_x"]
+    if value not in told:
+        return _nothing()
+    once = told.dropna(subset=[value]).drop_duplicates([*keys, "trial"])
+    grouped = once.groupby(keys, observed=True, sort=False)[value]
+    found = pd.DataFrame({"y": grouped.mean().astype(float), "std": grouped.std(ddof=1).astype(float), "n": grouped.count()})
+    return _named(found.reset_index())
+
+
+def _averaged(told: pd.DataFrame, value: str) -> pd.DataFrame:
+    """As `_spread`, but of the averages over D_B that each seed has."""
+    once = told.dropna(subset=[value]).drop_duplicates(["_panel", "_series", "_x", "trial"])
+    per_set = once.groupby(["_panel", "_series", "_x", "seed", "d_b"], observed=True, sort=False)[value].mean()
+    per_seed = per_set.groupby(level=["_panel", "_series", "_x", "seed"], sort=False).mean().reset_index()
+    return _spread(per_seed.assign(trial=per_seed["seed"]), value)
+
+
+def _named(found: pd.DataFrame) -> pd.DataFrame:
+    named = found.rename(columns={"_panel": "panel", "_series": "series", "_x": "x"})
+    return named[list(COLUMNS)]
+
+
+def _thinned(values: pd.DataFrame) -> pd.DataFrame:
+    """At most _POINTS points a series, evenly; the last one stays."""
+    place = values.groupby(["panel", "series"], sort=False).cumcount(ascending=False)
+    size = values.groupby(["panel", "series"], sort=False)["x"].transform("size")
+    every = (size / _POINTS).clip(lower=1).apply(lambda ratio: -int(-ratio // 1))
+    return values[place % every == 0].reset_index(drop=True)
+
+
+def _nothing() -> pd.DataFrame:
+    return pd.DataFrame(columns=list(COLUMNS))
+
+
+def _words(frame: pd.DataFrame, column: str) -> pd.Series:
+    return frame[column].astype(str)
+
+
+def _route(frame: pd.DataFrame) -> pd.Series:
+    """`kvr → id`: the sets of a trial's stages."""
+    stages = sorted(column for column in frame.columns if column.startswith("d_") and len(column) == 3)
+    routes: dict[tuple[Any, ...], str] = {}
+    rows: Sequence[tuple[Any, ...]] = list(frame[stages].itertuples(index=False, name=None))
+    for row in set(rows):
+        routes[row] = " → ".join(str(value) for value in row if value != "none")
+    return pd.Series([routes[row] for row in rows], index=frame.index, dtype=object)
+
+
+def _kind_of(name: Any) -> str:
+    """The group of a D_B: own sets count by what they are called nowhere else, so they are told as others."""
+    known = DATASETS.get(str(name))
+    return "factoid D_B" if name == "id" or (known is not None and known.factoid) else "non-factoid D_B"
