@@ -18,7 +18,7 @@ from torch import nn
 
 from raysweep.chain import Training
 from raysweep.errors import BadInput, TrialFailed
-from raysweep.learn import batches, zero
+from raysweep.learn import batches, memory, zero
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
@@ -82,7 +82,10 @@ class Engine:
         lr = rate(batch.step, self.total_steps, self.training)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
+        try:
+            loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
+        except torch.OutOfMemoryError as error:
+            raise TrialFailed(f"out of memory on {self.device} at step {batch.step + 1}: {_smaller(self.runtime)}") from error
         norm = self._norm_without_zero()
         zero.step(self._engine)
         norm = _number(self._engine.get_global_grad_norm()) if norm is None else norm
@@ -158,6 +161,8 @@ class Engine:
 
     def _open(self, *, for_training: bool, trust_remote_code: bool) -> None:
         parts = {"training": self.training, "runtime": self.runtime, "ranks": self.ranks}
+        if for_training and self.device.type == "cuda":
+            self._refuse_what_does_not_fit()
         sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
         with sharded, quiet():
             model = _load(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code)
@@ -169,6 +174,16 @@ class Engine:
         self._engine = zero.start(Scored(model), **parts)
         self._scored = self._engine.module
         self._scored.train()
+
+    def _refuse_what_does_not_fit(self) -> None:
+        tokens = TOKENS_AT_ONCE[self.device.type]
+        shape = memory.shape_of(self.folder)
+        runtime = self.runtime.model_copy(update={"workers": self.ranks.size})
+        needed = memory.need(
+            shape, training=self.training, runtime=runtime, tokens=tokens, recomputed=shape.weights > CHECKPOINTED_FROM
+        )
+        available = torch.cuda.get_device_properties(self.device).total_memory
+        memory.refuse_what_does_not_fit(needed, available=available, runtime=runtime)
 
     def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:
         """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scale` counts them in."""
@@ -198,6 +213,11 @@ class Engine:
         if self._engine is None:
             return self.scored.state_dict()
         return zero.consolidated(self._engine) or {}
+
+
+def _smaller(runtime: Runtime) -> str:
+    sizes = "its length" if runtime.micro_batch == 1 else f"runtime.micro_batch ({runtime.micro_batch or 'as fits'} now)"
+    return f"reduce {sizes}, offload more (runtime.offload is {runtime.offload}), or use more runtime.workers"
 
 
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> nn.Module:

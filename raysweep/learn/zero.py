@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 TAG = "state"  # of a DeepSpeed checkpoint
+BUCKET = 500_000_000  # weights
 
 
 def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Ranks) -> Any:
@@ -38,10 +39,10 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     optimizer = torch.optim.AdamW(
         _groups(model, training.weight_decay), lr=training.lr, betas=training.betas, eps=1e-8, fused=True
     )
-    engine, *_ = deepspeed.initialize(
-        model=model, optimizer=optimizer, config=settings(training=training, runtime=runtime, ranks=ranks),
-        dist_init_required=False,
-    )
+    config = settings(training=training, runtime=runtime, ranks=ranks)
+    # DeepSpeed would set 2 GB aside for gradients on their way, however small the model.
+    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
+    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     _hold(engine)
     return engine
 
@@ -205,6 +206,10 @@ def _precision(precision: str, stage: int) -> dict[str, Any]:
             return {"bf16": pure, "data_types": {"grad_accum_dtype": "bf16"}}
         case _:  # weights as they are loaded: float32, or bfloat16 where ZeRO has no say
             return {}
+
+
+def _count(model: nn.Module) -> int:
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
