@@ -259,7 +259,7 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
         return [plan]
     if store.sweep(sweep.name)["settings"] != sweep_digest(sweep.sweep):
         raise BadInput(
-            f"{name}: the store {store.url} has {sweep.name!r} with another model or other settings, and this file's own "
+            f"{name}: the store {store.files.name} has {sweep.name!r} with another model or other settings, and this file's own "
             f"trials cannot be told from here: {next(iter(plan.missing.values()))}"
         )
     return list(points_as_run(plan, store))

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pyarrow as pa
 
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, StoreError
 from raysweep.plan import Plan
 from raysweep.report.frame import Source, axes_of, trials_of
 from raysweep.report.points import Points
@@ -97,15 +97,15 @@ def _keys(rows: pd.DataFrame) -> list[str]:
 def _of_trials(store: Store, trials: pd.DataFrame, name: str, schema: pa.Schema) -> pa.Table:
     done = trials.loc[trials["status"] == "done", "trial"]
     with ThreadPoolExecutor(_READERS) as pool:
-        tables = zip(done, pool.map(lambda trial: store.trial_table(trial, name), done), strict=True)
+        tables = zip(done, pool.map(lambda trial: _table(store.trial_table, trial, name), done), strict=True)
         return _stacked([_with(table, trial=trial) for trial, table in tables if table is not None], schema)
 
 
 def _curves(store: Store, trials: pd.DataFrame, chains: Mapping[str, tuple[str, ...]]) -> pa.Table:
-    folders = store.stage_folders()
-    wanted = [stage for stage in _distinct(trials["trial"], chains) if stage in folders]
+    folders, complete = store.stage_folders(), store.stage_ids()
+    wanted = [stage for stage in _distinct(trials["trial"], chains) if stage in complete]
     with ThreadPoolExecutor(_READERS) as pool:
-        read = pool.map(lambda stage: store.stage_table(folders[stage], "curve"), wanted)
+        read = pool.map(lambda stage: _table(store.stage_table, folders[stage], "curve"), wanted)
         curves = {stage: table for stage, table in zip(wanted, read, strict=True) if table is not None}
     tables = []
     stages = [axis for axis in axes_of(trials) if axis.startswith("d_")]
@@ -115,6 +115,15 @@ def _curves(store: Store, trials: pd.DataFrame, chains: Mapping[str, tuple[str, 
             if stage in curves:
                 tables.append(_with(curves[stage], trial=row[0], stage=place, letter=letter, stage_id=stage))
     return _stacked(tables, _CURVE)
+
+
+def _table(read: Callable[[str, str], pa.Table | None], of: str, name: str) -> pa.Table | None:
+    try:
+        return read(of, name)
+    except pa.ArrowException as problem:
+        raise StoreError(
+            f"{name}.parquet of {of} cannot be read ({problem}); remove that folder from the store and run again"
+        ) from None
 
 
 def _distinct(trials: Iterable[str], chains: Mapping[str, tuple[str, ...]]) -> list[str]:

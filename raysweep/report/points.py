@@ -69,7 +69,7 @@ def require_sweep(name: str, store: Store) -> None:
     if not re.fullmatch(NAME_PATTERN, name):
         known = ", ".join(store.sweeps()) or "none yet"
         raise BadInput(
-            f"{name!r} is neither a sweep's name nor a sweep file (.yaml); the store {store.url} has {known}"
+            f"{name!r} is neither a sweep's name nor a sweep file (.yaml); the store {store.files.name} has {known}"
         )
 
 

@@ -119,8 +119,8 @@ def _csv(table: Table) -> str:
     return out.getvalue().rstrip("\n")
 
 
-def html_table(table: Table, *, attributes: Callable[[Row, int], str] | None = None) -> str:
-    """An HTML table with its caption, heads in scope and notes; `attributes` adds to a cell's tag."""
+def html_table(table: Table, *, link: Callable[[Row, int], str] | None = None) -> str:
+    """An HTML table with its caption, heads in scope and notes; `link` gives the command behind a cell."""
     groups = _groups(table)
     lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>", "<thead>"]
     if groups:
@@ -128,24 +128,28 @@ def html_table(table: Table, *, attributes: Callable[[Row, int], str] | None = N
         spans = "".join(f'<th scope="colgroup" colspan="{count}">{html.escape(name)}</th>' for name, count in groups)
         lines.append(f"<tr>{blank}{spans}</tr>")
     labels = [*table.heads, *(head.label for head in table.columns)]
-    lines.append("<tr>" + "".join(f'<th scope="col">{html.escape(label)}</th>' for label in labels) + "</tr></thead>")
+    words = ['<th scope="col" class="words">'] * len(table.heads) + ['<th scope="col">'] * len(table.columns)
+    heads = (f"{tag}{html.escape(label)}</th>" for tag, label in zip(words, labels, strict=True))
+    lines.append(f"<tr>{''.join(heads)}</tr></thead>")
     for section, rows in groupby(table.rows, key=lambda row: row.section):
         lines.append("<tbody>")
         if section:
             lines.append(f'<tr><th scope="rowgroup" colspan="{len(labels)}">{html.escape(section)}</th></tr>')
-        lines += [_html_row(row, table, attributes) for row in rows]
+        lines += [_html_row(row, table, link) for row in rows]
         lines.append("</tbody>")
     notes = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in table.legend())
     return "\n".join([*lines, "</table>", notes])
 
 
-def _html_row(row: Row, table: Table, attributes: Callable[[Row, int], str] | None) -> str:
+def _html_row(row: Row, table: Table, link: Callable[[Row, int], str] | None) -> str:
     heads = "".join(f'<th scope="row">{html.escape(label)}</th>' for label in row.labels)
     cells = []
     for place, (cell, text) in enumerate(_cells(row, table)):
         shown = f"<u>{html.escape(text)}</u>" if cell.mark else html.escape(text)
+        if link and cell.planned:
+            shown = f'<a href="#command" data-command="{html.escape(link(row, place))}">{shown}</a>'
         order = "" if cell.mean is None else f' data-value="{cell.mean:.6g}"'
-        cells.append(f"<td{order}{attributes(row, place) if attributes else ''}>{shown}</td>")
+        cells.append(f"<td{order}>{shown}</td>")
     return f"<tr>{heads}{''.join(cells)}</tr>"
 
 
