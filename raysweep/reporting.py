@@ -102,9 +102,7 @@ def figure(
     return make_figure(kind, read(name, store=store, data=data, where=where))
 
 
-def page(
-    name: Names, output: str | Path, *, store: str | Path | None = None, data: str | Path | None = None
-) -> Path:
+def page(name: Names, output: str | Path, *, store: str | Path | None = None, data: str | Path | None = None) -> Path:
     """Write the page of some sweeps: one HTML file with everything in it, which needs no network. Raises BadInput."""
     next(watch_page(name, output, store=store, data=data, every=None))
     return Path(output)
@@ -121,7 +119,12 @@ def watch_page(
 
     opened = Store(store_url(store))
     yield from write_pages(
-        Path(output), names_of(name), lambda: sources(name, opened, data=data), opened, table_section(name, store), every
+        Path(output),
+        names_of(name),
+        lambda: sources(name, opened, data=data),
+        opened,
+        table_section(name, store),
+        every,
     )
 
 

@@ -1,4 +1,4 @@
-"""list, results, table, compare, figure, report: what a store holds. None of them needs Ray or starts anything."""
+"""list, results, table: what a store holds. None of them needs Ray or starts anything."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, BinaryIO
 from raysweep.commands.arguments import DONE, add, takes_data, takes_json, takes_store
 from raysweep.errors import BadInput
 
-__all__ = ["declare"]
+__all__ = ["LAYOUTS", "declare", "opened", "takes_names", "takes_where"]
 
-_LAYOUTS = tuple(f"table{number}" for number in range(1, 7))
+LAYOUTS = tuple(f"table{number}" for number in range(1, 7))
 _OF = ("trials", "evals", "predictions", "curves")
 
 
@@ -32,9 +32,9 @@ def declare(commands: Any) -> None:
             "results quickstart --where \"mixer == 'none/none' and seed == 0\" --format csv",
             "results quickstart --of predictions -o predictions.parquet",
         ],
-        _takes_names,
+        takes_names,
         _takes_results,
-        _takes_where,
+        takes_where,
         takes_store,
         takes_data,
     )
@@ -48,48 +48,9 @@ def declare(commands: Any) -> None:
             "table quickstart --rows mixer --columns seed --value retention",
             "table table2 --layout table2 --format latex",
         ],
-        _takes_names,
+        takes_names,
         _takes_table,
-        _takes_where,
-        takes_store,
-        takes_data,
-    )
-    add(
-        commands,
-        "compare",
-        _compare,
-        "our cells beside the published ones, or two mixers on the same examples",
-        ["compare table2 --paper table2", "compare quickstart --mixers none/none random/none"],
-        _takes_names,
-        _takes_compare,
-        _takes_where,
-        takes_store,
-        takes_data,
-    )
-    _declare_shown(commands)
-
-
-def _declare_shown(commands: Any) -> None:
-    add(
-        commands,
-        "figure",
-        _figure,
-        "a figure as SVG, PDF or PNG, and the values that it draws",
-        ["figure quickstart training -o training.svg", "figure figure7 ratio -o ratio.pdf --values ratio.csv"],
-        _takes_names,
-        _takes_figure,
-        _takes_where,
-        takes_store,
-        takes_data,
-    )
-    add(
-        commands,
-        "report",
-        _report,
-        "one page with everything, to open in a browser",
-        ["report quickstart -o page.html", "report quickstart -o page.html --watch"],
-        _takes_names,
-        _takes_report,
+        takes_where,
         takes_store,
         takes_data,
     )
@@ -122,7 +83,7 @@ def _results(options: argparse.Namespace) -> int:
     format = options.format or by_suffix(options.output or "", SUFFIXES, otherwise="table")
     if format in BINARY and options.output is None and sys.stdout.isatty():
         raise BadInput(f"--format {format} is not for a terminal; give -o FILE, or send it to a file or a program")
-    with _opened(options.output) as into:
+    with opened(options.output) as into:
         write_frame(frame, into, format=format)
     return DONE
 
@@ -151,80 +112,15 @@ def _tell(table: Any, options: argparse.Namespace) -> None:
     from raysweep.report.rendering import render
 
     text = str(table) if options.format == "text" else render(table, options.format)
-    with _opened(options.output) as into:
+    with opened(options.output) as into:
         into.write((text + "\n").encode())
     if options.format in ("md", "csv"):
         for line in table.legend():
             print(line, file=sys.stderr)
 
 
-def _compare(options: argparse.Namespace) -> int:
-    from raysweep import reporting
-    from raysweep.report import compare
-    from raysweep.report.formats import write_frame
-
-    given = {"store": options.store, "data": options.data, "where": options.where}
-    if options.mixers:
-        found, notes = reporting.compare(options.names, mixers=tuple(options.mixers), **given), _MIXER_NOTES
-    else:
-        found = reporting.compare(options.names, paper=options.paper, **given)
-        notes = _paper_notes(found, options, given)
-    shown = found
-    if options.format == "table":
-        shown, caveats = compare.shown(found) if options.paper else (found, [])
-        notes = [*notes, *caveats]
-        shown = shown.round(4 if options.mixers else 1)
-    with _opened(options.output) as into:
-        write_frame(shown, into, format=options.format)
-    for note in notes:
-        print(note, file=sys.stderr)
-    return DONE
-
-
-_MIXER_NOTES = [
-    "difference is second - first in points, with its 95 % bootstrap interval over seeds and examples; p_corrected (Holm)",
-    "accounts for the number of rows. McNemar's p takes all pairs as independent, which those of one example are not.",
-]
-
-
-def _paper_notes(found: Any, options: argparse.Namespace, given: dict[str, Any]) -> list[str]:
-    from raysweep import api
-    from raysweep.report import compare
-    from raysweep.report.layouts import LAYOUTS
-
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in compare.summary(found).items())
-    others = compare.other_models(api.trials(options.names, **given), LAYOUTS[options.paper])
-    model = [f"not the paper's model: these are {', '.join(others)}, {options.paper} is {LAYOUTS[options.paper].model}"]
-    return [f"{len(found)} cells: {counts}", *(model if others else [])]
-
-
-def _figure(options: argparse.Namespace) -> int:
-    from raysweep import reporting
-    from raysweep.report.formats import SUFFIXES, by_suffix, write_frame
-
-    figure = reporting.figure(options.names, options.kind, store=options.store, data=options.data, where=options.where)
-    output = options.output or f"{'-'.join(Path(name).stem for name in options.names)}-{options.kind}.svg"
-    figure.save(output)
-    print(output)
-    if options.values:
-        with _opened(options.values) as into:
-            write_frame(figure.values, into, format=by_suffix(options.values, SUFFIXES, otherwise="csv"))
-        print(options.values)
-    return DONE
-
-
-def _report(options: argparse.Namespace) -> int:
-    from raysweep.reporting import watch_page
-
-    for state in watch_page(
-        options.names, options.output, store=options.store, data=options.data, every=options.watch
-    ):
-        print(f"{options.output}: {state}")
-    return DONE
-
-
 @contextlib.contextmanager
-def _opened(output: str | None) -> Iterator[BinaryIO]:
+def opened(output: str | None) -> Iterator[BinaryIO]:
     """A file to write, or standard output. BadInput where it cannot be written."""
     if output is None:
         sys.stdout.flush()
@@ -237,13 +133,13 @@ def _opened(output: str | None) -> Iterator[BinaryIO]:
         raise BadInput(f"{output}: cannot be written: {error.strerror}") from None
 
 
-def _takes_names(parser: argparse.ArgumentParser) -> None:
+def takes_names(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "names", metavar="NAME", nargs="+", help="a sweep's name, or a sweep file for exactly its grid; or several"
     )
 
 
-def _takes_where(parser: argparse.ArgumentParser) -> None:
+def takes_where(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--where", metavar="EXPR", help="only these rows, such as \"d_a == 'kvr' and ratio == 2\" (a pandas query)"
     )
@@ -260,7 +156,7 @@ def _takes_results(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_table(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--layout", choices=_LAYOUTS, help="the rows and columns of a table of the paper")
+    parser.add_argument("--layout", choices=LAYOUTS, help="the rows and columns of a table of the paper")
     own = "default: what the sweep file's `table` says"
     parser.add_argument("--rows", metavar="COLUMN", nargs="+", help=own)
     parser.add_argument("--columns", metavar="COLUMN", help=own)
@@ -273,34 +169,7 @@ def _takes_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mark", choices=("lowest", "highest", "none"), help="underline in each row (default: none; table1: lowest)"
     )
-    parser.add_argument("--format", choices=("text", "md", "latex", "csv", "html"), default="text", help="default: text")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
-
-
-def _takes_compare(parser: argparse.ArgumentParser) -> None:
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--paper", choices=_LAYOUTS, help="the table of the paper to compare with")
-    what.add_argument("--mixers", metavar="MIXER", nargs=2, help="two mixers to compare on the same examples of D_A")
     parser.add_argument(
-        "--format", choices=("table", "csv", "json", "parquet", "arrow"), default="table", help="default: table"
+        "--format", choices=("text", "md", "latex", "csv", "html"), default="text", help="default: text"
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
-
-
-def _takes_figure(parser: argparse.ArgumentParser) -> None:
-    kinds = ("replay", "sources", "length", "ratio", "familiar", "mixers", "forgetting", "training")
-    parser.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
-    parser.add_argument("-o", "--output", metavar="FILE", help=".svg, .pdf or .png (default: NAME-KIND.svg)")
-    parser.add_argument("--values", metavar="FILE", help="also write the values that are drawn (.csv, .json, .parquet)")
-
-
-def _takes_report(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="default: report.html")
-    parser.add_argument(
-        "--watch",
-        metavar="SECONDS",
-        nargs="?",
-        type=float,
-        const=30.0,
-        help="write it again every so often (default: 30 seconds) until no trial is left to finish",
-    )

@@ -59,7 +59,9 @@ def compare_mixers(predictions: pd.DataFrame, first: str, second: str) -> pd.Dat
             found.append(dict(zip(axes, values, strict=True)) | row)
     if not found:
         mixers = ", ".join(map(str, predictions["mixer"].unique())) or "none"
-        raise BadInput(f"{first} and {second} have no finished trials with seeds and examples in common; mixers: {mixers}")
+        raise BadInput(
+            f"{first} and {second} have no finished trials with seeds and examples in common; mixers: {mixers}"
+        )
     frame = pd.DataFrame(found)
     for name in ("p", "p_mcnemar"):
         frame[f"{name}_corrected"] = holm(frame[name].tolist())

@@ -31,7 +31,9 @@ _FEW = 30  # points of a series up to which each has its marker
 _MOST_PANELS = 40
 _STYLE = {
     "font.size": 9, "axes.titlesize": 9, "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True,
-    "axes.axisbelow": True, "grid.alpha": 0.2, "grid.linewidth": 0.6, "grid.color": _INK, "legend.frameon": False, "lines.linewidth": 1.4, "lines.markersize": 4,
+    
+    "axes.axisbelow": True, "grid.alpha": 0.2, "grid.linewidth": 0.6,
+    "grid.color": _INK, "legend.frameon": False, "lines.linewidth": 1.4, "lines.markersize": 4,
     "text.color": _INK, "axes.labelcolor": _INK, "axes.edgecolor": _INK, "xtick.color": _INK, "ytick.color": _INK,
     "svg.hashsalt": "raysweep", "pdf.fonttype": 42, "hatch.linewidth": 0.5,
 }  # fmt: skip

@@ -66,7 +66,9 @@ def make_figure(kind: str, frame: pd.DataFrame) -> Figure:
         raise BadInput(f"no figure {kind!r}; there are {', '.join(KINDS)}")
     values = about.values(frame)
     if values.empty:
-        raise BadInput(f"nothing to draw for {kind!r}: it shows {about.needs}, and there is no such finished trial here")
+        raise BadInput(
+            f"nothing to draw for {kind!r}: it shows {about.needs}, and there is no such finished trial here"
+        )
     return Figure(kind, about, values)
 
 
@@ -86,7 +88,9 @@ def _replay(frame: pd.DataFrame) -> pd.DataFrame:
 def _sources(frame: pd.DataFrame) -> pd.DataFrame:
     """Figure 5: retention by D_B, one bar a source that is mixed into one stage."""
     single = frame[frame["mixer"].astype(str).map(lambda mixer: sum(part != "none" for part in mixer.split("/")) == 1)]
-    told = single.assign(_x=single["d_b"].astype(str), _panel=single["d_a"].astype(str), _series=_words(single, "mixer"))
+    told = single.assign(
+        _x=single["d_b"].astype(str), _panel=single["d_a"].astype(str), _series=_words(single, "mixer")
+    )
     return _spread(told, "retention")
 
 
@@ -110,7 +114,9 @@ def _familiar(frame: pd.DataFrame) -> pd.DataFrame:
     columns = [column for column in frame.columns if column.startswith("familiar_")]
     parts = [
         _spread(
-            frame.assign(_x=frame["d_b"].astype(str), _panel=column.removeprefix("familiar_"), _series=_words(frame, "mixer")),
+            frame.assign(
+                _x=frame["d_b"].astype(str), _panel=column.removeprefix("familiar_"), _series=_words(frame, "mixer")
+            ),
             column,
         )
         for column in columns
@@ -166,7 +172,9 @@ def _spread(told: pd.DataFrame, value: str) -> pd.DataFrame:
         return _nothing()
     once = told.dropna(subset=[value]).drop_duplicates([*keys, "trial"])
     grouped = once.groupby(keys, observed=True, sort=False)[value]
-    found = pd.DataFrame({"y": grouped.mean().astype(float), "std": grouped.std(ddof=1).astype(float), "n": grouped.count()})
+    found = pd.DataFrame(
+        {"y": grouped.mean().astype(float), "std": grouped.std(ddof=1).astype(float), "n": grouped.count()}
+    )
     return _named(found.reset_index())
 
 

@@ -46,7 +46,5 @@ def _arrow(frame: pd.DataFrame) -> pa.Table:
 
 def _shown(frame: pd.DataFrame) -> pd.DataFrame:
     """For people: times to the second, columns that are empty throughout left out."""
-    times = {
-        name: frame[name].dt.strftime("%Y-%m-%d %H:%M:%S") for name in frame.select_dtypes("datetimetz").columns
-    }
+    times = {name: frame[name].dt.strftime("%Y-%m-%d %H:%M:%S") for name in frame.select_dtypes("datetimetz").columns}
     return frame.assign(**times).dropna(axis="columns", how="all")

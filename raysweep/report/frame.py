@@ -50,7 +50,9 @@ def trials_of_plan(plan: Plan, store: Store) -> pd.DataFrame:
 def axes_of(frame: pd.DataFrame) -> list[str]:
     """The axes that a dataframe has: those of every grid, then further ones."""
     stages = [column for column in frame.columns if re.fullmatch("d_[a-z]", column)]
-    further = [column for column in frame.columns if "." in column or column in ("examples", "data_seed", "familiarity")]
+    further = [
+        column for column in frame.columns if "." in column or column in ("examples", "data_seed", "familiarity")
+    ]
     return [*stages, "mixer", "ratio", "seed", *further]
 
 

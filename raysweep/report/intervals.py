@@ -15,7 +15,12 @@ from raysweep.report.statistics import bootstrap
 __all__ = ["Intervals"]
 
 _SEED = 0  # of the bootstrap: the same records give the same intervals
-_OF = {"retention": ("a", "last"), "accuracy_a1": ("a", "first"), "accuracy_b": ("b", "first"), "accuracy_c": ("c", "first")}
+_OF = {
+    "retention": ("a", "last"),
+    "accuracy_a1": ("a", "first"),
+    "accuracy_b": ("b", "first"),
+    "accuracy_c": ("c", "first"),
+}
 
 
 class Intervals:

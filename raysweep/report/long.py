@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -73,10 +74,8 @@ def _long(
     A condition on the trials alone is applied before anything is read; any other sees the columns of both.
     """
     trials = trials_of(sources, store)
-    try:
+    with contextlib.suppress(BadInput):  # it may name columns of the rows: it is judged below, or refused there
         trials, where = choose(trials, where), None
-    except BadInput:
-        pass  # it names columns of the rows: it is judged below, or refused there
     rows = read(trials.drop_duplicates("trial")).to_pandas()
     points = ["sweep", "trial", "model", *axes_of(trials)]
     if where is None:

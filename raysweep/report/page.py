@@ -194,7 +194,9 @@ def _figure(kind: str, rows: pd.DataFrame, line: str) -> _Shown | None:
 def _template() -> Any:
     import jinja2
 
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
     return environment.from_string(_asset("page.html.j2"))
 
 

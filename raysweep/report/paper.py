@@ -25,7 +25,10 @@ _CUT = (
     "2,000 · (1 + ratio) examples are taken (mixing.cut: released does the same)"
 )
 _SAME_FIVE = "Table 6 prints the same five numbers for every mixer in its non-factoid columns"
-_REPLAY_0 = "Table 4's r = 0 row and Tables 1 and 2 without mixing are the same experiment and print different numbers (both are shown)"
+_REPLAY_0 = (
+    "Table 4's r = 0 row and Tables 1 and 2 without mixing are the same experiment and print different numbers "
+    "(both are shown)"
+)
 _AVERAGE = "the printed average is not the mean of the printed cells (57.6)"
 
 
@@ -47,7 +50,9 @@ def elsewhere(chosen: Layout, section: Section, line: Line, column: Column) -> t
     if others is None or line.mixer != "none/none":
         return None
     value = published_value(others, section, line, column)
-    return (others, value) if value is not None and value != published_value(chosen.name, section, line, column) else None
+    return (
+        (others, value) if value is not None and value != published_value(chosen.name, section, line, column) else None
+    )
 
 
 def caveats(chosen: Layout, section: Section, line: Line, column: Column) -> list[str]:

@@ -111,7 +111,9 @@ def _csv(table: Table) -> str:
     writer = csv.writer(out, lineterminator="\n")
     sections = ["section"] if _sections(table) else []
     labels = [_grouped_label(head.group, head.label, table) for head in table.columns]
-    writer.writerow([*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ("", " std", " n", " N"))])
+    writer.writerow(
+        [*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ("", " std", " n", " N"))]
+    )
     for row in table.rows:
         section = [row.section] if sections else []
         numbers = [part for cell in row.cells for part in (cell.mean, cell.std, cell.n, cell.planned)]

@@ -146,7 +146,9 @@ def _notes(frame: pd.DataFrame, by: Sequence[str]) -> tuple[str, ...]:
 
 
 def _marked(row: Row, heads: Sequence[Head], pick: Any, mark: str) -> Row:
-    shown = [cell.mean for cell, head in zip(row.cells, heads, strict=True) if cell.mean is not None and not head.average]
+    shown = [
+        cell.mean for cell, head in zip(row.cells, heads, strict=True) if cell.mean is not None and not head.average
+    ]
     if len(shown) < 2:
         return row
     extreme = round(pick(shown), 1)
