@@ -117,8 +117,7 @@ class _Trial:
         return self._ranks.broadcast(found) or (None, None)
 
     def _look_up(self, index: int) -> tuple[FinishedStage, Path | None] | None:
-        node = self._job.chain[index]
-        found = self._store.stage(node)
+        found = self._store.stage(self._job.chain[index])
         if found is None:
             return None
         if self._is_last(index):

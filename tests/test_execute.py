@@ -1,0 +1,186 @@
+"""One trial, without Ray: the same `execute` that workers call, on a real tiny model."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from safetensors.numpy import load_file
+from sweeps import SMALL, small
+
+from raysweep.execute import execute
+from raysweep.identity import canonical
+from raysweep.store import Store
+
+def jobs_of(sweep, store, *, data=None):
+    """Jobs of all trials that are missing, by mixer."""
+    _, jobs = sweep.missing(store, data=data)
+    return {job.point["mixer"]: job for job in jobs.values()}
+
+
+def run(job):
+    """The record of a trial, and what it said on the way."""
+    said = []
+    return execute(job, report=lambda event: said.append(dict(event))), said
+
+
+def weights(store):
+    """All weights in a store, by stage folder."""
+    found = sorted((store.files.local / "stages").glob("*/weights/model.safetensors"))
+    return {path.parent.parent.name: load_file(path) for path in found}
+
+
+@pytest.fixture
+def sharing(tmp_path):
+    """Two trials with the same first stage."""
+    grid = {**SMALL["grid"], "mixer": ["none/none", "none/random"]}
+    return small(tmp_path, grid=grid), Store(tmp_path / "store")
+
+
+def test_a_trial_leaves_its_record_its_answers_and_its_curve(tmp_path):
+    sweep, store = small(tmp_path), Store(tmp_path / "store")
+    job = jobs_of(sweep, store)["random/none"]
+    record, _ = run(job)
+    assert store.trial(job.trial) == {"id": job.trial, "schema": 1, **record}
+    assert record["status"] == "done"
+    metrics = record["metrics"]
+    assert (metrics["steps_1"], metrics["steps_2"], metrics["stopped_by_1"]) == (8, 4, "epochs")
+    assert metrics["forgetting"] == metrics["accuracy_a1"] - metrics["retention"]
+    evals = store.trial_table(job.trial, "evals").to_pylist()
+    assert [(row["stage"], row["of"], row["set"], row["n"]) for row in evals] == [
+        (1, "a", "kvr", 8), (2, "a", "kvr", 8), (2, "b", "id", 8),
+    ]  # fmt: skip
+    assert store.trial_table(job.trial, "predictions").num_rows == 24
+    stage_2 = store.stage_table(store.stage_folders()[job.chain[1].id], "curve").to_pandas()
+    assert list(stage_2["step"]) == [1, 2, 3, 4]
+    assert stage_2["accuracy_a"].notna().sum() == 2, "D_A is asked after every epoch of stage 2"
+
+
+def test_the_record_says_what_engine_ran(tmp_path):
+    sweep, store = small(tmp_path), Store(tmp_path / "store")
+    job = jobs_of(sweep, store)["none/none"]
+    run(job)
+    record = store.stage(job.chain[0]).record
+    assert record["engine"]["zero_stage"] == 3
+    assert (record["engine"]["world_size"], record["engine"]["backend"], record["engine"]["dtype"]) == (1, "gloo", "float32")
+    assert set(record["engine"]["versions"]) == {"torch", "transformers", "deepspeed"}
+    assert record["data"]["set"]["examples"] == 8
+    assert canonical(record["config"]) == canonical(job.chain[0].config)
+
+
+def test_a_stage_that_the_store_holds_is_loaded_not_trained(sharing):
+    sweep, store = sharing
+    jobs = jobs_of(sweep, store)
+    first, _ = run(jobs["none/none"])
+    second, said = run(jobs["none/random"])
+    assert [first["metrics"]["reused_1"], second["metrics"]["reused_1"]] == [False, True]
+    assert {event["stage"] for event in said if event["event"] == "train"} == {2}
+    assert second["metrics"]["accuracy_a1"] == first["metrics"]["accuracy_a1"]
+
+
+def test_sharing_changes_no_number(sharing, tmp_path):
+    sweep, store = sharing
+    shared = [run(job)[0]["metrics"] for job in jobs_of(sweep, store).values()]
+    alone = []
+    for mixer in jobs_of(sweep, Store(tmp_path / "plan-only")):
+        own = Store(tmp_path / f"store-{mixer.replace('/', '-')}")
+        alone.append(run(jobs_of(sweep, own)[mixer])[0]["metrics"])
+    told = ["loss_1", "loss_2", "accuracy_a1", "retention", "accuracy_b", "steps_1", "steps_2"]
+    assert [[metrics[name] for name in told] for metrics in shared] == [[metrics[name] for name in told] for metrics in alone]
+
+
+def test_the_same_seed_gives_the_same_bits(sharing, tmp_path):
+    sweep, store = sharing
+    again = Store(tmp_path / "again")
+    for where in (store, again):
+        run(jobs_of(sweep, where)["none/none"])
+    assert weights(store).keys() == weights(again).keys() != set()
+    for name, tensors in weights(store).items():
+        for key, tensor in tensors.items():
+            assert (tensor == weights(again)[name][key]).all(), (name, key)
+
+
+def test_a_finished_trial_is_not_a_job(sharing):
+    sweep, store = sharing
+    run(jobs_of(sweep, store)["none/none"])
+    assert set(jobs_of(sweep, store)) == {"none/random"}
+
+
+def test_altered_weights_are_trained_again(sharing, caplog):
+    sweep, store = sharing
+    jobs = jobs_of(sweep, store)
+    run(jobs["none/none"])
+    (altered,) = (store.files.local / "stages").glob("kvr-none-s0-*/weights/model.safetensors")
+    content = bytearray(altered.read_bytes())
+    content[-1] ^= 1
+    altered.write_bytes(content)
+    record, _ = run(jobs["none/random"])
+    assert record["status"] == "done"
+    assert record["metrics"]["reused_1"] is False
+    assert "not what was committed" in caplog.text
+
+
+def test_a_trial_that_cannot_succeed_is_a_record_not_a_crash(tmp_path, data_dir):
+    grid = {**SMALL["grid"], "d_b": ["apps"], "mixer": ["none/none"]}
+    sweep, store = small(tmp_path, grid=grid), Store(tmp_path / "store")
+    record, _ = run(jobs_of(sweep, store, data=data_dir)["none/none"])
+    assert record["status"] == "failed"
+    assert "apps: 8 examples are asked for and there are 4" in record["error"]
+    assert store.trial(next(iter(store.sweep("small")["points"]))["trial"])["status"] == "failed"
+
+
+def test_a_bug_is_raised_and_recorded(tmp_path):
+    sweep, store = small(tmp_path), Store(tmp_path / "store")
+    job = dataclasses.replace(jobs_of(sweep, store)["none/none"], store=str(tmp_path / "store"))
+
+    def broken(event):
+        raise ZeroDivisionError("a bug")
+
+    with pytest.raises(ZeroDivisionError):
+        execute(job, report=broken)
+    record = store.trial(job.trial)
+    assert (record["status"], record["error"]) == ("failed", "ZeroDivisionError: a bug")
+    assert "test_execute" in record["traceback"]
+
+
+def test_unfamiliar_facts_are_asked_once(tmp_path, data_dir, monkeypatch):
+    """tiny knows nothing, so all are unfamiliar; a second trial on the same set asks nothing."""
+    import raysweep.familiarity as module
+
+    asked = []
+    real = module.answer
+    monkeypatch.setattr(module, "answer", lambda *given, **more: asked.append(len(given[2])) or real(*given, **more))
+    grid = {**SMALL["grid"], "d_a": ["popqa"], "d_b": ["webqa"], "mixer": ["none/none", "random/none"]}
+    sweep, store = small(tmp_path, grid=grid), Store(tmp_path / "store")
+    jobs = jobs_of(sweep, store, data=data_dir)
+    record, _ = run(jobs["none/none"])
+    assert record["status"] == "done", record["error"]
+    first = list(asked)
+    run(jobs["random/none"])
+    assert first and asked == first
+    data = store.stage(jobs["none/none"].chain[0]).record["data"]["set"]
+    assert data["counts"]["unfamiliar"] == data["counts"]["asked"] >= 8
+
+
+def test_sets_beyond_the_chain_are_asked_after_the_last_stage(tmp_path, data_dir):
+    grid = {**SMALL["grid"], "d_b": ["webqa"], "mixer": ["none/none"]}
+    sweep, store = small(tmp_path, "evaluate=[triviaqa]", "familiarity=all", grid=grid), Store(tmp_path / "store")
+    record, _ = run(jobs_of(sweep, store, data=data_dir)["none/none"])
+    assert record["status"] == "done", record["error"]
+    assert record["metrics"]["asked_triviaqa"] is not None
+    assert jobs_of(sweep, store, data=data_dir) == {}
+    later = small(tmp_path, "evaluate=[triviaqa, popqa]", "familiarity=all", grid=grid)
+    (job,) = jobs_of(later, store, data=data_dir).values()
+    record, said = run(job)
+    assert {event["stage"] for event in said if event["event"] == "train"} == {2}, "only the last stage is trained again"
+    assert {"asked_triviaqa", "asked_popqa"} <= set(record["metrics"])
+
+
+def test_a_name_stands_for_one_model_and_its_settings(sharing, tmp_path):
+    from raysweep.errors import BadInput
+
+    sweep, store = sharing
+    jobs_of(sweep, store)
+    with pytest.raises(BadInput, match="small-2"):
+        jobs_of(small(tmp_path, "train.epochs=3"), store)
+    jobs_of(small(tmp_path, "runtime.workers=2", "grid.seed=[0, 1]"), store)
