@@ -14,6 +14,7 @@ from typing import Any
 from raysweep.data.models import TINY_RECIPE, digest_of, local_path, pinned
 from raysweep.errors import BadInput, SourceMissing
 from raysweep.learn.tiny import write_tiny
+from raysweep.learn.weights import write_weights
 
 __all__ = ["copy_tokenizer", "load_tokenizer", "prepare"]
 
@@ -99,7 +100,7 @@ def _write_gguf(file: Path, folder: Path) -> None:
     if missing:
         raise BadInput(f"{file}: {len(missing)} weights are not in it, the first is {sorted(missing)[0]}")
     model.tie_weights()
-    model.save_pretrained(folder)
+    write_weights(model, folder)
     tokenizer.save_pretrained(folder)
 
 

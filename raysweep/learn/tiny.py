@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
+from raysweep.learn.weights import write_weights
+
 __all__ = ["train_tokenizer", "write_tiny"]
 
 END = "<|endoftext|>"
@@ -33,7 +35,7 @@ def write_tiny(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
         model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+    write_weights(model, folder)
     shipped = resources.files("raysweep.learn") / "tiny.json"
     with resources.as_file(shipped) as file:
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(file), eos_token=END, pad_token=END)
