@@ -146,7 +146,7 @@ class LoadedSweep:
         from raysweep.execute import Job
 
         sweep = self.sweep
-        spec = plan.trials[trial].spec
+        spec, stages = plan.trials[trial].spec, plan.trials[trial].stages
         return Job(
             trial=trial,
             sweep=sweep.name,
@@ -159,7 +159,7 @@ class LoadedSweep:
             text=sweep.mixing.text,
             evaluate=sweep.evaluate,
             runtime=sweep.runtime,
-            keep=sweep.keep,
+            kept=frozenset(stages if sweep.keep == "all" else plan.started_from.intersection(stages)),
         )
 
     def _text_with_overrides(self) -> str:

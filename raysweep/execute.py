@@ -49,7 +49,7 @@ class Job:
     text: Text | None = None
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
-    keep: str = "shared"
+    kept: frozenset[str] = frozenset()  # stages whose weights are kept even where this trial ends with them
 
 
 def execute(job: Job, *, report: Report) -> dict[str, Any]:
@@ -76,6 +76,9 @@ class _Done:
     predictions: list[dict[str, Any]]
 
 
+_Found = tuple[FinishedStage | None, Path | None]  # a finished stage that is used, and its weights where they are needed
+
+
 class _Trial:
     """The walk over one chain; state lives only as long as the trial."""
 
@@ -95,11 +98,11 @@ class _Trial:
         self._material: Material = bench.material
         weights = bench.base
         done: list[_Done] = []
-        for index in range(len(job.chain)):
-            found, there = self._found(index)
+        for index, (found, there) in enumerate(self._found()):
             done.append(self._reuse(index, found) if found else self._make(index, weights))
-            if not self._is_last(index):
-                weights = there or self._weights(done[-1].stage)
+            if not found and not self._is_last(index):
+                there = self._weights(done[-1].stage)
+            weights = there or weights
         return self._finish(done)
 
     def fail(self, error: Exception) -> dict[str, Any]:
@@ -111,19 +114,23 @@ class _Trial:
 
     # ---- what the store holds
 
-    def _found(self, index: int) -> tuple[FinishedStage | None, Path | None]:
-        """A stage that the store holds, as far as this trial needs it, and its weights; rank 0 decides for all."""
-        found = self._look_up(index) if self._ranks.rank == 0 else None
-        return self._ranks.broadcast(found) or (None, None)
+    def _found(self) -> list[_Found]:
+        """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
+        return self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
 
-    def _look_up(self, index: int) -> tuple[FinishedStage, Path | None] | None:
-        found = self._store.stage(self._job.chain[index])
-        if found is None:
-            return None
-        if self._is_last(index):
-            return (found, None) if found.evaluated.issuperset(self._job.evaluate.sets) else None
-        weights = self._store.weights(found, _scratch()) if found.has_weights else None
-        return (found, weights) if weights else None
+    def _look_up(self) -> list[_Found]:
+        """From the end: a stage is started from its weights, unless the stage after it is there already."""
+        found: list[_Found] = []
+        for index in reversed(range(len(self._job.chain))):
+            stage = self._store.stage(self._job.chain[index])
+            weights = None
+            if stage and self._is_last(index):
+                stage = stage if stage.evaluated.issuperset(self._job.evaluate.sets) else None
+            elif stage and found[0][0] is None:
+                weights = self._store.weights(stage, _scratch())
+                stage = stage if weights else None
+            found.insert(0, (stage, weights))
+        return found
 
     def _weights(self, stage: FinishedStage) -> Path:
         weights = self._ranks.broadcast(self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
@@ -209,7 +216,7 @@ class _Trial:
         )
         finished: FinishedStage | None = None
         with self._store.aside() as folder:
-            if not self._is_last(index) or self._job.keep == "all":
+            if not self._is_last(index) or node.id in self._job.kept:
                 engine.save(folder / "weights")
             if self._ranks.rank == 0:
                 finished = self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)

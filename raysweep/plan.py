@@ -11,7 +11,7 @@ import contextlib
 import gc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 from raysweep.catalog import MIXERS
@@ -90,9 +90,10 @@ class Plan:
         """The stages of a trial, first stage first."""
         return tuple(self.stages[stage] for stage in self.trials[trial].stages)
 
-    def shared(self, stage: str) -> bool:
-        """Whether several trials have this stage."""
-        return self.uses[stage] > 1
+    @cached_property
+    def started_from(self) -> frozenset[str]:
+        """The stages that others start from."""
+        return frozenset(node.parent for node in self.stages.values() if node.parent)
 
 
 def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:

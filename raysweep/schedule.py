@@ -13,7 +13,24 @@ import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["Schedule"]
+__all__ = ["Schedule", "settled"]
+
+
+def settled(chains: Iterable[tuple[str, ...]], *, held: Mapping[str, bool]) -> set[str]:
+    """The stages that no trial has to train: `held` says of each finished stage whether its weights are there.
+
+    A stage without weights will do where a trial ends with it, or where the stage after it needs no training either.
+    """
+    lacking: set[str] = set()
+    seen: set[str] = set()
+    for chain in chains:
+        after = True
+        for stage in reversed(chain):
+            after = stage in held and (held[stage] or after)
+            seen.add(stage)
+            if not after:
+                lacking.add(stage)
+    return seen - lacking
 
 
 @dataclass(slots=True, eq=False)

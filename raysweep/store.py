@@ -3,6 +3,7 @@
     <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  predictions.parquet  record.json
     <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
     <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
+                                    status.json (the last sign of life of its run: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
 A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. Where
@@ -173,10 +174,12 @@ class Store:
         return finished
 
     def weights(self, stage: FinishedStage, into: Path) -> Path | None:
-        """A local folder with the verified weights of a finished stage; None, after setting it aside, when altered.
+        """A local folder with the verified weights of a finished stage; None where they were dropped, or are altered.
 
-        `into` is where a copy is kept that stands elsewhere.
+        A stage with altered weights is set aside. `into` is where a copy is kept that stands elsewhere.
         """
+        if not stage.has_weights:
+            return None
         wrong = self._unfit(stage, folder := self._weights_folder(stage, into))
         if wrong and self.files.local is None:  # the copy may be an old one, or of another store
             shutil.rmtree(folder, ignore_errors=True)
@@ -314,6 +317,14 @@ class Store:
     def write_compacted(self, name: str, content: bytes) -> None:
         """Replace the compacted dataframe of a sweep."""
         self.files.write_bytes(f"sweeps/{name}/trials.parquet", content)
+
+    def live(self, name: str) -> dict[str, Any] | None:
+        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did."""
+        return self.files.read_json(f"sweeps/{name}/status.json")
+
+    def write_live(self, name: str, said: Mapping[str, Any]) -> None:
+        """Say how far a run of a sweep is."""
+        self.files.write_json(f"sweeps/{name}/status.json", said)
 
     def record_sweep(self, name: str, *, digest: str, model: str, text: str, plan: Plan) -> None:
         """Add a plan's points to a sweep; BadInput where the name stands for another model or other settings."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raysweep.schedule import Schedule
+from raysweep.schedule import Schedule, settled
 
 
 def chains(*trials: str) -> dict[str, tuple[str, ...]]:
@@ -218,3 +218,11 @@ def _drained(schedule: Schedule) -> Iterator[str]:
         if not out:
             return
         schedule.finished(out.pop())
+
+
+def test_weights_are_needed_only_where_something_is_trained_from_them() -> None:
+    both = [("a", "ab", "abc"), ("a", "ax")]
+    assert settled(both, held={"a": False, "ab": False, "abc": False, "ax": False}) == {"a", "ab", "abc", "ax"}
+    assert settled(both, held={"a": False, "ab": True}) == {"ab"}
+    assert settled(both, held={"a": True, "ab": False, "ax": False}) == {"a", "ax"}
+    assert settled([("a",), ("a", "ab")], held={"a": False}) == set()

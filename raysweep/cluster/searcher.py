@@ -83,14 +83,20 @@ class StageSearcher(Searcher):
             self._schedule.committed(stage)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """A trial is over; after an error its siblings are tried, until the stage has failed too often."""
+        """A trial is over; after an error its siblings are tried, until the stage has failed too often.
+
+        A trial that reported `failed` would fail again, and so would its siblings at the same stage: they are dropped.
+        """
         trial = self._trials.pop(trial_id)
-        failed = error or bool(result and result.get("status") == "failed")
-        if not failed:
+        status = (result or {}).get("status")
+        if error or status == "failed":
+            give_up_after = self._give_up_after if error else 1
+            for dropped in self._schedule.failed(trial, give_up_after=give_up_after):
+                self._on_drop(dropped, trial)
+        elif status == "done":
+            self._schedule.finished(trial)
+        else:
             self._schedule.ended(trial)
-            return
-        for dropped in self._schedule.failed(trial, give_up_after=self._give_up_after):
-            self._on_drop(dropped, trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is done, and a new run asks it."""

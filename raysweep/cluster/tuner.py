@@ -16,11 +16,13 @@ from ray.tune import Callback, TuneConfig, Tuner
 
 from raysweep.cluster.capacity import at_once
 from raysweep.cluster.progress import Board
+from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, is_warm, run_in_group, run_warm, worker_resources
 from raysweep.execute import Job
+from raysweep.naming import trial_name
 from raysweep.plan import Plan
-from raysweep.schedule import Schedule
+from raysweep.schedule import Schedule, settled
 from raysweep.store import Store
 
 __all__ = ["Outcome", "run_trials"]
@@ -43,9 +45,12 @@ def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[st
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
     """
     runtime = next(iter(jobs.values())).runtime
-    schedule = Schedule({trial: plan.trials[trial].stages for trial in jobs}, done_stages=_usable(plan, jobs, store))
-    names = {trial: _name(job.point, axes) for trial, job in jobs.items()}
-    watch = _Watch(store, jobs, Board(len(jobs), names=names, waiting=schedule.waiting))
+    chains = {trial: plan.trials[trial].stages for trial in jobs}
+    schedule = Schedule(chains, done_stages=_settled(jobs, store), slots=at_once(next(iter(jobs.values()))))
+    varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
+    names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
+    board = Board(len(jobs), names=names, waiting=schedule.waiting)
+    watch = _Watch(store, jobs, board, _pulse(store, board, jobs))
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
     searcher = StageSearcher(wanted, schedule, give_up_after=runtime.max_failures + 1, on_drop=watch.dropped)
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
@@ -88,8 +93,9 @@ def _tuner(
 class _Watch(Callback):
     """Hears of every trial from Tune: shows it, and writes the records that a dead process could not."""
 
-    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board) -> None:
+    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, pulse: Pulse) -> None:
         self.board = board
+        self._pulse = pulse
         self._store = store
         self._open = dict(jobs)
         self._started: set[str] = set()
@@ -99,6 +105,9 @@ class _Watch(Callback):
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its callbacks for a restore, which we never do: the store knows what is done."""
         return {}
+
+    def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
+        self._pulse.beat()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._started.add(trial.config["trial"])
@@ -138,6 +147,7 @@ class _Watch(Callback):
             record = self._store.trial(name) or {"point": dict(self._open[name].point), "attempts": 1}
             if record.get("status") == "running":
                 self._store.write_trial(name, {**record, "status": "stopped"})
+        self._pulse.end(stopped=bool(self._open))
         return Outcome(tuple(self._done), self._failed, stopped=bool(self._open))
 
     def _fail(self, name: str, error: str) -> None:
@@ -165,24 +175,26 @@ class _Watch(Callback):
         )
 
 
-def _usable(plan: Plan, jobs: Mapping[str, Job], store: Store) -> set[str]:
-    """The stages before a last one that need not be trained: finished, with weights to go on from."""
-    before = {node.id: node for job in jobs.values() for node in job.chain[:-1]}
-    found = {name: store.stage(node) for name, node in before.items()}
-    return {name for name, stage in found.items() if stage and stage.has_weights}
+def _pulse(store: Store, board: Board, jobs: Mapping[str, Job]) -> Pulse:
+    job = next(iter(jobs.values()))
+    asked = worker_resources(job)
+    return Pulse(
+        partial(store.write_live, job.sweep),
+        lambda: {**board.snapshot(), "room": room(asked, workers=job.runtime.workers)},
+    )
+
+
+def _settled(jobs: Mapping[str, Job], store: Store) -> set[str]:
+    """The stages of these jobs that need no training."""
+    nodes = {node.id: node for job in jobs.values() for node in job.chain}
+    there = store.stage_ids()
+    found = {name: store.stage(node) for name, node in nodes.items() if name in there}
+    asked = {job.chain[-1].id: set(job.evaluate.sets) for job in jobs.values()}
+    held = {
+        name: stage.has_weights for name, stage in found.items() if stage and stage.evaluated >= asked.get(name, set())
+    }
+    return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 
 
 def _trial_id(trial: Any) -> str:
     return trial.config["trial"]
-
-
-def _name(point: Mapping[str, Any], axes: Mapping[str, tuple[Any, ...]]) -> str:
-    """A trial as a person names it: the values of the axes that vary, or all when none does."""
-    varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
-    sets = [str(point[axis]) for axis in axes if axis.startswith("d_")]
-    rest = [
-        f"{axis} {point[axis]}" if axis not in ("mixer",) else str(point[axis])
-        for axis in varying
-        if not axis.startswith("d_")
-    ]
-    return " ".join([" → ".join(sets), *rest])
