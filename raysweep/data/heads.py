@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import json
 import logging
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
-
-from raysweep.data.rows import read_rows
+from typing import Any
 
 __all__ = ["cached_head", "head", "heads_of"]
 
-BUFFER = 1 << 20
+_BUILDERS = {".jsonl": "json", ".json": "json", ".parquet": "parquet", ".csv": "csv", ".tsv": "csv", ".txt": "text"}
 log = logging.getLogger(__name__)
 
 
@@ -41,25 +37,6 @@ def head(cache: Path, id: str, revision: str, paths: Sequence[str], rows: int, e
     return path
 
 
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """A file on the hub that is read as far as it is wanted."""
-
-    address: str
-    endpoint: str
-
-    @property
-    def suffix(self) -> str:
-        return PurePosixPath(self.address).suffix
-
-    def open(self, mode: str) -> IO[bytes]:
-        from huggingface_hub import HfFileSystem
-
-        file = HfFileSystem(endpoint=self.endpoint, skip_instance_cache=True).open(self.address, mode)
-        # Parquet is read where its footer points; lines in their order, and without a buffer many bytes twice.
-        return file if self.suffix == ".parquet" else io.BufferedReader(file, BUFFER)
-
-
 def heads_of(cache: Path, id: str) -> Path:
     """The folder of a repository's heads, one folder a commit."""
     return cache.parent / "assets" / "raysweep" / id.replace("/", "--")
@@ -74,7 +51,11 @@ def _origin(path: Path) -> Path:
 
 
 def _streamed(id: str, revision: str, paths: Sequence[str], endpoint: str) -> Iterator[dict[str, Any]]:
+    """Row by row, as far as they are wanted: `datasets` fetches no more of a file than it must."""
+    from datasets import DownloadConfig, load_dataset
+
+    access = DownloadConfig(storage_options={"hf": {"endpoint": endpoint}})
     for path in paths:
-        remote = _Remote(f"datasets/{id}@{revision}/{path}", endpoint)
-        for row in read_rows(remote, shown=f"{id}/{path}"):
-            yield dict(row.values)
+        builder = _BUILDERS[PurePosixPath(path).suffix]
+        address = f"hf://datasets/{id}@{revision}/{path}"
+        yield from load_dataset(builder, data_files=address, split="train", streaming=True, download_config=access)
