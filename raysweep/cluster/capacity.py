@@ -3,36 +3,88 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import ray
+from ray._private.state import state  # the only place that tells what the autoscaler may start
 
-from raysweep.cluster.trainer import worker_resources
 from raysweep.errors import BadInput
-from raysweep.execute import Job
+from raysweep.spec import Runtime
 
-__all__ = ["at_once"]
+__all__ = ["NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
+
+ENDLESS = 10_000  # nodes of a kind without a limit
 
 
-def at_once(job: Job) -> int:
-    """How many trials like this one fit the cluster side by side, `runtime.max_trials` at most.
+@dataclass(frozen=True, slots=True)
+class NodeKind:
+    """Nodes alike: what each offers, and how many there are or may be."""
+
+    resources: Mapping[str, float]
+    count: int
+
+
+def nodes_of_cluster() -> list[NodeKind]:
+    """The nodes of the Ray that is connected: what its autoscaler may start, or what is here where it has none."""
+    config = state.get_cluster_config()
+    if config and config.node_group_configs:
+        return [_kind(dict(group.resources), group.max_count) for group in config.node_group_configs]
+    return [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+
+
+def _kind(resources: Mapping[str, float], most: int) -> NodeKind:
+    return NodeKind(resources, most if most >= 0 else ENDLESS)
+
+
+def fitted(runtime: Runtime, nodes: Iterable[NodeKind]) -> Runtime:
+    """A runtime with what its file leaves open: a GPU for each worker where the cluster has any, or may have."""
+    if runtime.gpus_per_worker is not None:
+        return runtime
+    any_gpu = any(node.resources.get("GPU", 0) for node in nodes)
+    return runtime.model_copy(update={"gpus_per_worker": 1.0 if any_gpu else 0.0})
+
+
+def is_warm(runtime: Runtime) -> bool:
+    """Whether trials run in the Tune actor itself: those of one worker, unless they are to be isolated."""
+    return runtime.workers == 1 and not runtime.isolate
+
+
+def worker_resources(runtime: Runtime) -> dict[str, float]:
+    """What one worker of a trial asks of Ray.
+
+    A worker of a group asks for a little less than a CPU by default, so that its driver has room beside it on a machine
+    with as many cores as workers.
+    """
+    resources = {"CPU": runtime.cpus_per_worker or (1.0 if is_warm(runtime) else 0.9)}
+    return resources | ({"GPU": runtime.gpus_per_worker} if runtime.gpus_per_worker else {})
+
+
+def at_once(runtime: Runtime, nodes: Iterable[NodeKind]) -> int:
+    """How many trials fit the cluster side by side, grown as far as it may grow; `runtime.max_trials` at most.
 
     Raises BadInput where not even one does, and says what it asks for and what is there: Ray would wait for ever.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    asked = worker_resources(job)
-    workers = sum(_fitting(asked, node) for node in nodes)
-    if workers < job.runtime.workers:
+    nodes = list(nodes)
+    asked = worker_resources(runtime)
+    room = sum(_fitting(asked, node.resources) * node.count for node in nodes)
+    if room < runtime.workers:
         raise BadInput(
-            f"runtime.workers: a trial asks for {job.runtime.workers} worker(s) of {_shown(asked)} each, and this cluster has room "
-            f"for {workers} on {len(nodes)} node(s); lower runtime.workers, cpus_per_worker or gpus_per_worker, or add nodes"
+            f"runtime.workers: a trial asks for {runtime.workers} worker(s) of {_shown(asked)} each, and this cluster has "
+            f"room for {room} ({_largest(nodes, asked)}); lower runtime.workers, cpus_per_worker or gpus_per_worker, or add nodes"
         )
-    fitting = workers // job.runtime.workers
-    return min(fitting, job.runtime.max_trials or fitting)
+    fitting = room // runtime.workers
+    return min(fitting, runtime.max_trials or fitting)
 
 
-def _fitting(asked: dict[str, float], node: dict[str, float]) -> int:
+def _fitting(asked: Mapping[str, float], node: Mapping[str, float]) -> int:
     return math.floor(min(node.get(name, 0.0) / amount for name, amount in asked.items()) + 1e-9)
 
 
-def _shown(resources: dict[str, float]) -> str:
+def _largest(nodes: Iterable[NodeKind], asked: Mapping[str, float]) -> str:
+    most = {name: max((node.resources.get(name, 0.0) for node in nodes), default=0.0) for name in asked}
+    return f"its largest node has {_shown(most)}"
+
+
+def _shown(resources: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {name}" for name, amount in resources.items())

@@ -18,9 +18,10 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from raysweep.cluster.capacity import worker_resources
 from raysweep.execute import Job, execute
 
-__all__ = ["GROUP_DRIVER", "is_warm", "run_in_group", "run_warm", "worker_resources"]
+__all__ = ["GROUP_DRIVER", "run_in_group", "run_warm"]
 
 GROUP_DRIVER = {"CPU": 0.01}  # a driver only waits; a whole CPU for each would starve the workers it waits for
 
@@ -41,7 +42,7 @@ def run_warm(config: Mapping[str, Any], *, jobs: Mapping[str, Job]) -> None:
 def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage: str) -> None:
     """A Tune function: fit the trial's trainer on a worker group of its own."""
     job = jobs[config["trial"]]
-    resources = worker_resources(job)
+    resources = worker_resources(job.runtime)
     trainer = TorchTrainer(
         _run_in_worker,
         train_loop_config={"job": job},
@@ -58,24 +59,6 @@ def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage:
         ),
     )
     tune.report(_summary(trainer.fit().return_value))
-
-
-def is_warm(job: Job) -> bool:
-    """Whether a trial runs in the Tune actor itself."""
-    return job.runtime.workers == 1 and not job.runtime.isolate
-
-
-def worker_resources(job: Job) -> dict[str, float]:
-    """What one worker of a trial asks of Ray: a CPU, and a GPU where `gpus_per_worker` says so.
-
-    A worker of a group asks for a little less than a CPU by default, so that its driver has room beside it on a machine
-    with as many cores as workers.
-    """
-    runtime = job.runtime
-    resources = {"CPU": runtime.cpus_per_worker or (1.0 if is_warm(job) else 0.9)}
-    if runtime.gpus_per_worker:
-        resources["GPU"] = runtime.gpus_per_worker
-    return resources
 
 
 def _run_alone(config: Mapping[str, Any]) -> dict[str, Any]:
