@@ -100,6 +100,29 @@ def test_the_same_seed_gives_the_same_bits(sharing, tmp_path):
             assert (tensor == weights(again)[name][key]).all(), (name, key)
 
 
+def test_an_interrupted_stage_goes_on_and_ends_in_the_same_bits(sharing, tmp_path):
+    """A crash in the middle of stage 1, with a checkpoint at every step; the next attempt does only the rest."""
+    sweep, store = sharing
+    run(jobs_of(sweep, store)["none/none"])
+    broken = Store(tmp_path / "broken")
+    often = small(tmp_path, "runtime.checkpoint_every=1e-9", grid=sweep.sweep.model_dump()["grid"])
+    job = jobs_of(often, broken)["none/none"]
+
+    def crash(event):
+        if event["event"] == "train" and event["step"] >= 2:
+            raise ConnectionError("the node is gone")
+
+    with pytest.raises(ConnectionError):
+        execute(job, report=crash)
+    record, said = run(job)
+    assert record["attempts"] == 2
+    steps = [event["step"] for event in said if event["event"] == "train" and event["stage"] == 1]
+    assert min(steps) > 2, "steps that were done are not done again"
+    (whole,), (resumed,) = weights(store).values(), weights(broken).values()
+    assert all((whole[key] == resumed[key]).all() for key in whole)
+    assert not list((tmp_path / "broken" / ".in-flight").iterdir()), "checkpoints exist only while a stage is in flight"
+
+
 def test_a_finished_trial_is_not_a_job(sharing):
     sweep, store = sharing
     run(jobs_of(sweep, store)["none/none"])
