@@ -64,10 +64,11 @@ def shape_of(folder: Path) -> Shape:
     """A model folder's shape, from config.json and the headers of its safetensors."""
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)
-    hidden = config["hidden_size"]
+    hidden = config.get("hidden_size") or config["n_embd"]
     files = sorted(folder.glob("*.safetensors"))
     shape = {
-        "layers": config["num_hidden_layers"], "hidden": hidden, "vocabulary": config["vocab_size"],
+        "layers": config.get("num_hidden_layers") or config["n_layer"], "hidden": hidden,
+        "vocabulary": config["vocab_size"],
         "intermediate": config.get("intermediate_size") or 4 * hidden,
     }
     weights = sum(map(_weights_in, files)) if files else _weights_by(config, **shape)

@@ -19,8 +19,9 @@ import torch
 from torch import nn
 
 from raysweep.chain import Training
-from raysweep.errors import BadInput, TrialFailed
+from raysweep.errors import TrialFailed
 from raysweep.learn.ranks import Ranks
+from raysweep.learn.zero_settings import refuse_what_cannot_be, settings
 from raysweep.spec import Runtime
 
 __all__ = [
@@ -45,29 +46,6 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     _hold(engine)
     return engine
-
-
-def settings(*, training: Training, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
-    """DeepSpeed's configuration. Batch sizes are ours to keep: it sees micro-batches as they come."""
-    return {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": training.clip,
-        "steps_per_print": 10**9,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-        "zero_optimization": _sharding(runtime, ranks),
-    } | _precision(training.precision, runtime.zero)
-
-
-def refuse_what_cannot_be(training: Training, runtime: Runtime) -> None:
-    """BadInput for combinations that DeepSpeed cannot do."""
-    if runtime.offload == "all" and runtime.zero != 3:
-        raise BadInput(f"runtime.offload all needs runtime.zero 3, found {runtime.zero}; use 3, or offload optimizer")
-    if runtime.offload == "optimizer" and runtime.zero == 0:
-        raise BadInput("runtime.offload optimizer needs runtime.zero 1, 2 or 3, found 0")
-    if runtime.offload != "none" and training.precision == "bf16_pure":
-        raise BadInput("train.precision bf16_pure cannot be offloaded; use runtime.offload none, or precision bf16")
 
 
 def step(engine: Any) -> None:
@@ -181,31 +159,6 @@ def _use_current_names(backend: Any) -> None:
     for old, new in (("all_gather", "all_gather_single"), ("reduce_scatter", "reduce_scatter_single")):
         if hasattr(torch.distributed, new):
             setattr(backend, f"{old}_function", getattr(torch.distributed, new))
-
-
-def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
-    parts: dict[str, Any] = {"stage": runtime.zero, "overlap_comm": torch.cuda.is_available()}
-    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
-    if runtime.offload != "none":
-        parts["offload_optimizer"] = place
-    if runtime.offload == "all":
-        parts["offload_param"] = place
-    if runtime.zero == 3 and ranks.size == 1:
-        parts["stage3_param_persistence_threshold"] = 0  # what persists is copied at every step; see _hold
-    return parts
-
-
-def _precision(precision: str, stage: int) -> dict[str, Any]:
-    match precision, stage:
-        case "bf16", 0:  # DeepSpeed keeps float32 masters here too, but takes no accumulation type
-            return {"bf16": {"enabled": True}}
-        case "bf16", _:
-            return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-        case "bf16_pure", stage if stage > 0:
-            pure = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
-            return {"bf16": pure, "data_types": {"grad_accum_dtype": "bf16"}}
-        case _:  # weights as they are loaded: float32, or bfloat16 where ZeRO has no say
-            return {}
 
 
 def _count(model: nn.Module) -> int:
