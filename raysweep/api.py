@@ -167,25 +167,37 @@ class LoadedSweep:
 
 
 def overview(
-    sweeps: Sequence[LoadedSweep], *, store: str | Path | None = None, data: str | Path | None = None
+    sweeps: Sequence[LoadedSweep],
+    *,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    workers: int | None = None,
 ) -> dict[str, Any]:
     """What some sweeps amount to, as `plan --json` prints it.
 
     `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
+    `estimate` is what the rest will take, as `raysweep.estimate` tells it for the runtime of the first sweep; with
+    `workers` also how long.
     """
+    from raysweep.estimate import estimate
+
     opened = Store(store_url(store))
     folder = data_folder(data)
     plan = make_plan([(one.grid, one._sources(folder)) for one in sweeps])
     resolved = not plan.missing
-    held = opened.stage_ids() if resolved else set()
+    records = opened.stage_records() if resolved else {}
+    done = opened.done(plan.trials) if resolved else set()
+    first = sweeps[0].sweep
+    told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
     return {
         "sweeps": [one.name for one in sweeps],
         "points": len(plan.points),
         "trials": len(plan.trials),
         "stages": len(plan.stages),
         "stages_unshared": plan.unshared,
-        "trials_done": len(opened.done(plan.trials)) if resolved else None,
-        "stages_done": len(held.intersection(plan.stages)) if resolved else None,
+        "trials_done": len(done) if resolved else None,
+        "stages_done": len(plan.stages.keys() & records) if resolved else None,
+        "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
     }
 

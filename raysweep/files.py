@@ -95,10 +95,15 @@ class Files:
         content = self.read_bytes(path)
         return None if content is None else pq.read_table(pa.BufferReader(content))
 
-    def names(self, path: str) -> list[str]:
-        """The names below a folder, sorted; hidden ones and those of a missing folder are none."""
+    def names(self, path: str, *, hidden: bool = False) -> list[str]:
+        """The names below a folder, sorted: those that begin with a dot, or all others; of a missing folder none."""
         found = self._fs.get_file_info(pafs.FileSelector(self._at(path), allow_not_found=True))
-        return sorted(info.base_name for info in found if not info.base_name.startswith("."))
+        return sorted(info.base_name for info in found if info.base_name.startswith(".") == hidden)
+
+    def touched(self, path: str) -> float:
+        """When anything in a folder was last written, in seconds since 1970."""
+        inside = self._fs.get_file_info(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
+        return max(info.mtime_ns or 0 for info in [self._fs.get_file_info(self._at(path)), *inside]) / 1e9
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""

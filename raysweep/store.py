@@ -6,35 +6,26 @@
                                     status.json (the last sign of life of its run: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
-A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. Where
-there is no rename (a bucket), `weights/` holds a folder for each commit, and the record, written last, says which one
-counts. A trial's record also says how far it is (`status`).
+What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`). How
+stages are committed and kept is in `stages`.
 """
 
 from __future__ import annotations
 
-import contextlib
-import logging
 import re
-import shutil
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from raysweep.errors import BadInput, StoreError
+from raysweep.errors import BadInput
 from raysweep.files import Files
-from raysweep.intact import altered, digests
-from raysweep.plan import Node, Plan
+from raysweep.plan import Plan
 from raysweep.spec import NAME_PATTERN
+from raysweep.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 
 __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "FinishedStage", "Store"]
-
-SCHEMA = 1  # of the records; raised when a field changes its meaning
 
 EVALS = pa.schema(
     [
@@ -48,194 +39,19 @@ EVALS = pa.schema(
         ("proven", pa.int32()),
     ]
 )
-PREDICTIONS = pa.schema(
-    [
-        ("stage", pa.int32()),
-        ("of", pa.string()),
-        ("set", pa.string()),
-        ("example", pa.string()),
-        ("prompt", pa.string()),
-        ("target", pa.string()),
-        ("prediction", pa.string()),
-        ("score", pa.float64()),
-    ]
-)
-
-_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedStage:
-    """A stage that the store holds: its record, and whether its weights are there."""
-
-    node: Node
-    record: Mapping[str, Any]
-
-    @property
-    def has_weights(self) -> bool:
-        """Whether the weights were kept."""
-        return bool(self.record.get("files"))
-
-    @property
-    def weights(self) -> str:
-        """The folder of the weights within the stage's."""
-        return self.record.get("weights", "weights")
-
-    @property
-    def evaluated(self) -> set[str]:
-        """The sets that were asked at its end."""
-        return {row["set"] for row in self.record["metrics"]["evaluations"]}
-
-    def adds_to(self, other: FinishedStage) -> bool:
-        """Whether this has what another training of the same stage lacks: weights, or answers."""
-        return (self.has_weights and not other.has_weights) or self.evaluated > other.evaluated
-
-
-class Store:
+class Store(Stages):
     """A store at a local folder or a URL."""
 
     def __init__(self, url: str | Path) -> None:
-        self.files = Files(url)
+        super().__init__(Files(url))
         self.url = self.files.url
 
     @property
     def absolute_url(self) -> str:
         """The store's place as a worker in another folder must name it."""
         return str(self.files.local) if self.files.local else self.url
-
-    # ---- stages
-
-    def stage(self, node: Node) -> FinishedStage | None:
-        """What the store holds of a stage, or None; a torn record is none, and is said."""
-        try:
-            record = self.files.read_json(f"{_stage_path(node)}/record.json")
-        except StoreError as error:
-            _log.warning("%s", error)
-            return None
-        return FinishedStage(node, record) if record else None
-
-    def stage_ids(self) -> set[str]:
-        """The ids of all complete stages, in one listing."""
-        records = self.files.among([f"stages/{name}/record.json" for name in self.stage_folders().values()])
-        return {record.split("/")[1].rsplit("-", 1)[1] for record in records}
-
-    def stage_folders(self) -> dict[str, str]:
-        """The folder of every stage by its id, in one listing; one without a record is not complete."""
-        return {name.rsplit("-", 1)[1]: name for name in self.files.names("stages") if "-" in name}
-
-    def stage_record(self, folder: str) -> dict[str, Any] | None:
-        """The record in a stage's folder, or None."""
-        return self.files.read_json(f"stages/{folder}/record.json")
-
-    def stage_table(self, folder: str, name: str) -> pa.Table | None:
-        """`curve` or `predictions` of a stage."""
-        return self.files.read_table(f"stages/{folder}/{name}.parquet")
-
-    def stage_predictions(self, node: Node) -> pa.Table | None:
-        """What a finished stage answered when it was evaluated."""
-        return self.files.read_table(f"{_stage_path(node)}/predictions.parquet")
-
-    @contextlib.contextmanager
-    def aside(self) -> Iterator[Path]:
-        """A local folder in which a stage is put together before it is committed."""
-        with self.files.aside("stage") as folder:
-            yield folder
-
-    def commit_stage(
-        self,
-        node: Node,
-        folder: Path,
-        record: Mapping[str, Any],
-        *,
-        curve: Sequence[Mapping[str, Any]],
-        predictions: Sequence[Mapping[str, Any]],
-    ) -> FinishedStage:
-        """Make `folder` (with `weights/`, or without) this stage's. What another committed first stays and is returned.
-
-        Only where this one has weights or answers that the first has not, it takes the first one's place.
-        """
-        _write_rows(folder / "curve.parquet", curve, None)
-        _write_rows(folder / "predictions.parquet", predictions, PREDICTIONS)
-        weights = "weights" if self.files.local else _gather(folder)
-        files = {"weights": weights, "files": digests(folder, "weights")}
-        full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, **files}
-        finished = FinishedStage(node, full)
-        Files(folder).write_json("record.json", full)
-        while not self.files.take_in(folder, _stage_path(node), last="record.json"):
-            first = self.stage(node)
-            if first is None:
-                self.set_aside(node, "its record is torn or missing")
-            elif not finished.adds_to(first):
-                _log.info("stage %s was committed by another meanwhile; its bytes are used", node.id)
-                return first
-            else:
-                self.files.put(folder, _stage_path(node), last="record.json")
-                break
-        return finished
-
-    def weights(self, stage: FinishedStage, into: Path) -> Path | None:
-        """A local folder with the verified weights of a finished stage; None where they were dropped, or are altered.
-
-        A stage with altered weights is set aside. `into` is where a copy is kept that stands elsewhere.
-        """
-        if not stage.has_weights:
-            return None
-        wrong = self._unfit(stage, folder := self._weights_folder(stage, into))
-        if wrong and self.files.local is None:  # the copy may be an old one, or of another store
-            shutil.rmtree(folder, ignore_errors=True)
-            wrong = self._unfit(stage, self._weights_folder(stage, into))
-        if not wrong:
-            return folder
-        now = self.stage(stage.node)
-        if now and now.record["files"] == stage.record["files"]:  # else they were dropped meanwhile, or made anew
-            self.set_aside(stage.node, wrong)
-        return None
-
-    def _weights_folder(self, stage: FinishedStage, into: Path) -> Path:
-        path = f"{_stage_path(stage.node)}/{stage.weights}"
-        if self.files.local is not None:
-            return self.files.local / path
-        folder = into / stage.node.id / stage.weights
-        if not folder.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # then they are found to be missing
-                self.files.bring(path, folder)
-        return folder
-
-    def _unfit(self, stage: FinishedStage, folder: Path) -> str | None:
-        return altered(folder.parents[len(PurePosixPath(stage.weights).parts) - 1], stage.record["files"])
-
-    def set_aside(self, node: Node, reason: str) -> None:
-        """Take a torn or altered stage out of use; on a local disk it stays, under another name."""
-        path, name = _stage_path(node), f"stages/.torn-{node.slug}-{node.id}-{uuid.uuid4().hex[:6]}"
-        where = f"was moved to {name}" if self.files.local else "was removed"
-        _log.warning("%s is not used and will be trained again: %s; it %s", path, reason, where)
-        if self.files.local:
-            with contextlib.suppress(FileNotFoundError):
-                (self.files.local / path).rename(self.files.local / name)
-        else:
-            self.files.remove(f"{path}/record.json")
-            self.files.remove(path)
-
-    def drop_weights(self, node: Node) -> None:
-        """Free the weights of a finished stage; its record, curve and answers stay."""
-        if (stage := self.stage(node)) and stage.has_weights:
-            self.files.write_json(f"{_stage_path(node)}/record.json", {**stage.record, "files": {}})
-            self.files.remove(f"{_stage_path(node)}/weights")
-
-    def models(self) -> Path:
-        """The local folder for base models that are built or converted here."""
-        return self.files.beside / "models"
-
-    @contextlib.contextmanager
-    def in_flight(self, node: Node) -> Iterator[Path]:
-        """The local folder for checkpoints of a stage that is being trained; gone once the stage is done.
-
-        It stays when the block raises, so that the next attempt goes on from there.
-        """
-        folder = self.files.beside / ".in-flight" / node.id
-        folder.mkdir(parents=True, exist_ok=True)
-        yield folder
-        shutil.rmtree(folder, ignore_errors=True)
 
     # ---- what models know
 
@@ -352,23 +168,3 @@ class Store:
 
 def _key(point: Mapping[str, Any]) -> str:
     return repr(sorted((axis, repr(value)) for axis, value in point["values"].items()))
-
-
-def _stage_path(node: Node) -> str:
-    return f"stages/{node.slug}-{node.id}"
-
-
-def _gather(folder: Path) -> str:
-    """Put the weights into a folder of their own below `weights/`, so that no two commits share a name; its name."""
-    own = f"weights/{uuid.uuid4().hex[:12]}"
-    if (folder / "weights").is_dir():
-        (folder / "weights").rename(folder / "apart")
-        (folder / "weights").mkdir()
-        (folder / "apart").rename(folder / own)
-    return own
-
-
-def _write_rows(path: Path, rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None) -> None:
-    names = schema.names if schema else list(dict.fromkeys(name for row in rows for name in row))
-    columns = {name: [row.get(name) for row in rows] for name in names}
-    pq.write_table(pa.table(columns, schema=schema), path)

@@ -72,7 +72,7 @@ def test_the_first_commit_stays_and_the_second_is_told_so(url: str, tmp_path: Pa
 def test_weights_that_were_dropped_come_back_beside_the_record(url: str, tmp_path: Path) -> None:
     store = Store(url)
     commit(store, node(), b"first", record={"attempt": 1})
-    store.drop_weights(node())
+    store.drop_weights(store.stage_folders()[node().id])
     dropped = store.stage(node())
     assert (dropped.has_weights, dropped.record["attempt"]) == (False, 1)
     assert commit(store, node(), None).record["attempt"] == 1, "a commit that adds nothing changes nothing"
@@ -114,7 +114,7 @@ def test_an_old_copy_of_a_bucket_s_weights_is_fetched_again(s3_endpoint: str, tm
 def test_weights_that_are_dropped_while_they_are_wanted_leave_the_record(tmp_path: Path) -> None:
     store = Store(tmp_path)
     stage = commit(store, node())
-    store.drop_weights(node())
+    store.drop_weights(store.stage_folders()[node().id])
     assert store.weights(stage, tmp_path / "into") is None
     assert store.stage(node()) is not None
 

@@ -1,0 +1,66 @@
+"""What a store could do without: weights that no pending trial starts from, and what broken runs left behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raysweep.cost import spent
+from raysweep.store import Store
+
+__all__ = ["Spare", "needed", "prune", "spare"]
+
+DAY = 86_400.0  # seconds: what was touched since may belong to a run that is under way
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A folder that could go: its bytes, why, and the worker-seconds that it would take to train it again."""
+
+    path: str
+    bytes: int
+    why: str
+    seconds: float = 0.0
+    weights_of: str | None = None
+
+
+def spare(store: Store, *, untouched_for: float = DAY) -> list[Spare]:
+    """Everything that could go: weights first, then leftovers that nobody has touched for so many seconds."""
+    wanted, folders = needed(store), store.stage_folders()
+    found = [
+        Spare(
+            f"stages/{folders[name]}/weights", store.weights_size(folders[name]), UNUSED, spent(record), folders[name]
+        )
+        for name, record in store.stage_records().items()
+        if record.get("files") and name not in wanted
+    ]
+    before = time.time() - untouched_for
+    return found + [
+        Spare(path, store.files.size(path), what) for path, what, touched in store.leftovers() if touched < before
+    ]
+
+
+UNUSED = "weights that no pending trial starts from"
+
+
+def prune(store: Store, spares: Iterable[Spare]) -> int:
+    """Remove these; the bytes that are free now."""
+    freed = 0
+    for one in spares:
+        if one.weights_of is not None:
+            store.drop_weights(one.weights_of)
+        else:
+            store.files.remove(one.path)
+        freed += one.bytes
+    return freed
+
+
+def needed(store: Store) -> set[str]:
+    """The stages of all trials that were ever planned in this store, under any name, and are not done."""
+    wanted: set[str] = set()
+    for name in store.sweeps():
+        points = store.sweep(name)["points"]
+        done = store.done({point["trial"] for point in points})
+        wanted.update(stage for point in points if point["trial"] not in done for stage in point["stages"])
+    return wanted
