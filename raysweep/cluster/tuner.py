@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,11 +14,11 @@ from typing import Any
 from ray import tune
 from ray.tune import Callback, TuneConfig, Tuner
 
-from raysweep.cluster.capacity import at_once
+from raysweep.cluster.capacity import at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
-from raysweep.cluster.trainer import GROUP_DRIVER, is_warm, run_in_group, run_warm, worker_resources
+from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
 from raysweep.execute import Job
 from raysweep.naming import trial_name
 from raysweep.plan import Plan
@@ -44,9 +44,12 @@ def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[st
 
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
     """
-    runtime = next(iter(jobs.values())).runtime
+    nodes = nodes_of_cluster()
+    runtime = fitted(next(iter(jobs.values())).runtime, nodes)
+    jobs = {trial: replace(job, runtime=runtime) for trial, job in jobs.items()}
+    slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
-    schedule = Schedule(chains, done_stages=_settled(jobs, store), slots=at_once(next(iter(jobs.values()))))
+    schedule = Schedule(chains, done_stages=_settled(jobs, store), slots=slots)
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
@@ -56,19 +59,24 @@ def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[st
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
     try:
         with watch.board:
-            _tuner(axes, jobs, searcher, watch, storage).fit()
+            _tuner(axes, jobs, searcher, watch, storage, slots).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
     return watch.close()
 
 
 def _tuner(
-    axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job], searcher: StageSearcher, watch: _Watch, storage: Path
+    axes: Mapping[str, tuple[Any, ...]],
+    jobs: Mapping[str, Job],
+    searcher: StageSearcher,
+    watch: _Watch,
+    storage: Path,
+    slots: int,
 ) -> Tuner:
     job = next(iter(jobs.values()))
-    warm = is_warm(job)
+    warm = is_warm(job.runtime)
     function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=job.store)
-    resources = worker_resources(job) if warm else GROUP_DRIVER
+    resources = worker_resources(job.runtime) if warm else GROUP_DRIVER
     return Tuner(
         tune.with_resources(function, resources),
         param_space=param_space(axes),
@@ -76,7 +84,7 @@ def _tuner(
             search_alg=searcher,
             num_samples=-1,
             reuse_actors=warm,
-            max_concurrent_trials=at_once(job),
+            max_concurrent_trials=slots,
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
         ),
