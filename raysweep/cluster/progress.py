@@ -91,6 +91,22 @@ class Board:
         else:
             self._console.print(f"done    {self._names[trial]}{seconds}", highlight=False)
 
+    def snapshot(self) -> dict[str, Any]:
+        """The same for a program, as JSON: what runs and where, what waits for which stage, seconds that are left."""
+        running = [self._told(trial, running) for trial, running in self._running.items()]
+        waiting = [
+            {"trial": trial, "name": self._names[trial], "stage": stage, "by": by, "by_name": self._names.get(by, by)}
+            for trial, (stage, by) in self._waiting().items()
+        ]
+        over = self._done + self._failed + len(running)
+        counts = {"trials": self._total, "done": self._done, "failed": self._failed, "waiting": self._total - over}
+        return {**counts, "running": running, "waiting_for_stage": waiting, "seconds_left": self._seconds_left()}
+
+    def _told(self, trial: str, running: _Running) -> dict[str, Any]:
+        said = {key: running.event[key] for key in ("node_ip", "hostname", "pid") if key in running.event}
+        seconds = round(time.monotonic() - running.started)
+        return {"trial": trial, "name": self._names[trial], "doing": self._doing(running), "seconds": seconds, **said}
+
     # ---- how it looks
 
     def _render(self) -> RenderableType:
@@ -132,11 +148,15 @@ class Board:
         return done / self._total if self._total else 1.0
 
     def _eta(self) -> str:
+        seconds = self._seconds_left()
+        return "ETA –" if seconds is None else f"ETA {_clock(seconds)}"
+
+    def _seconds_left(self) -> float | None:
+        """How long the rest takes at this pace; None where too little is behind to tell."""
         share = self._share()
-        elapsed = time.monotonic() - self._began
         if share < TELLING_SHARE:
-            return "ETA –"
-        return f"ETA {_clock(elapsed * (1 - share) / share)}"
+            return None
+        return (time.monotonic() - self._began) * (1 - share) / share
 
     def _speak(self) -> None:
         now = time.monotonic()

@@ -185,11 +185,7 @@ class _Watch(Callback):
 
 def _pulse(store: Store, board: Board, jobs: Mapping[str, Job]) -> Pulse:
     job = next(iter(jobs.values()))
-    asked = worker_resources(job)
-    return Pulse(
-        partial(store.write_live, job.sweep),
-        lambda: {**board.snapshot(), "room": room(asked, workers=job.runtime.workers)},
-    )
+    return Pulse(partial(store.write_live, job.sweep), lambda: {**board.snapshot(), "room": room(job.runtime)})
 
 
 def _settled(jobs: Mapping[str, Job], store: Store) -> set[str]:
