@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -40,6 +40,7 @@ def read_records(store: Store, trials: Sequence[str], known: pa.Table | None) ->
 
     `known` holds rows of an earlier call; those whose record was not written since are taken from it.
     """
+    known = known if known is not None and _certain(known) else None
     wanted = list(dict.fromkeys(trials))
     stamps = store.trial_stamps(wanted)
     place = {trial: row for row, trial in enumerate(known["trial"].to_pylist())} if known is not None else {}
@@ -53,12 +54,12 @@ def read_records(store: Store, trials: Sequence[str], known: pa.Table | None) ->
             kept.append(row)
         elif stamp is not None or store.files.local is None:
             rows += _read(store, trial, stamp, began)
-    fresh = _table(rows)
-    gone = len(place) - len(kept)
-    if not kept:
-        return fresh, max(len(rows), gone)
-    same = known.take(pa.array(kept, pa.int64())) if gone else known
-    return (_joined(same, fresh) if rows else same), max(len(rows), gone)
+    changed = max(len(rows), len(place) - len(kept))
+    if known is None or not kept:
+        return _told(_table(rows)), changed
+    same = known if len(kept) == len(place) else known.take(pa.array(kept, pa.int64()))
+    whole = _joined(same, _table(rows)) if rows else same
+    return _told(whole) if whole is not None else read_records(store, wanted, None)[0], changed
 
 
 def _read(store: Store, trial: str, stamp: tuple[int, int] | None, began: int) -> list[dict[str, Any]]:
@@ -150,17 +151,20 @@ def _array(name: str, values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
-def _joined(one: pa.Table, other: pa.Table) -> pa.Table:
-    """Both tables' rows; a column that is text in one of them is text in both."""
-    clashing = [name for name in one.column_names if name in other.column_names and _clash(one, other, name)]
-    return pa.concat_tables([_as_text(one, clashing), _as_text(other, clashing)], promote_options="default")
+def _certain(known: pa.Table) -> bool:
+    """Whether all columns have the types that their names or numbers give: what others hold depends on all rows."""
+    return not any(_kind(field.name) is None and field.type == pa.string() for field in known.schema)
 
 
-def _clash(one: pa.Table, other: pa.Table, name: str) -> bool:
-    return one.schema.field(name).type != other.schema.field(name).type
+def _joined(one: pa.Table, other: pa.Table) -> pa.Table | None:
+    """Both tables' rows; None where the new ones make a column of numbers one of words."""
+    shared = [name for name in one.column_names if name in other.column_names]
+    if any(one.schema.field(name).type != other.schema.field(name).type for name in shared):
+        return None
+    return pa.concat_tables([one, other], promote_options="default")
 
 
-def _as_text(table: pa.Table, names: Iterable[str]) -> pa.Table:
-    for name in names:
-        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()))
-    return table
+def _told(table: pa.Table) -> pa.Table:
+    """Without measures that no record has (any more)."""
+    empty = [name for name in table.column_names if name not in _KNOWN and table[name].null_count == table.num_rows]
+    return table.drop_columns(empty) if empty else table

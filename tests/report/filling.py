@@ -94,7 +94,15 @@ def commit_stages(sweep: LoadedSweep, store: Store, *, accuracy: bool = True) ->
     """Every stage of a sweep as finished, each with a curve of six steps."""
     for node in sweep.plan().stages.values():
         curve = [
-            {"step": step, "epoch": step / 3, "loss": 1 / step, "lr": 1e-3, "grad_norm": 1.0, "tokens": step, "seconds": 1.0}
+            {
+                "step": step,
+                "epoch": step / 3,
+                "loss": 1 / step,
+                "lr": 1e-3,
+                "grad_norm": 1.0,
+                "tokens": step,
+                "seconds": 1.0,
+            }
             | ({"accuracy_a": 100.0 - 10 * step} if accuracy and step % 3 == 0 else {})
             for step in range(1, 7)
         ]
@@ -132,4 +140,5 @@ def rows(**columns: Any) -> pd.DataFrame:
     for name, value in usual.items():
         if name not in frame:
             frame[name] = value
+    frame["retention"] = frame["retention"].astype(float)
     return frame.assign(trial=[f"t{number}" for number in range(len(frame))])

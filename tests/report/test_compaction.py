@@ -52,6 +52,14 @@ def other_measure(store: Store, trial: str) -> None:
     put(store, trial, {"retention": 33.0, "accuracy_c": 4.0, "steps_1": 7})
 
 
+def new_number(store: Store, trial: str) -> None:
+    put(store, trial, {"retention": 33.0, "novel": 4.0})
+
+
+def new_word(store: Store, trial: str) -> None:
+    put(store, trial, {"retention": 33.0, "novel": "four"})
+
+
 def half_written(store: Store, trial: str) -> None:
     path = record_file(store, trial)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,6 +71,8 @@ CHANGES = {
     "failed": lambda store, trial: put(store, trial, "failed"),
     "running": lambda store, trial: put(store, trial, "running"),
     "other measure": other_measure,
+    "new number": new_number,
+    "new word": new_word,
     "newer schema": newer,
     "torn": torn,
     "gone": gone,
@@ -213,4 +223,8 @@ def test_others_can_read_the_compacted_file(tmp_path: Path) -> None:
 
 def _cells(store: Store) -> dict[tuple[str, ...], Any]:
     table = pivot(trials_of(["small"], store), rows=["mixer"], columns="seed", value="retention")
-    return {(row.labels[0], head.label): cell for row in table.rows for head, cell in zip(table.columns, row.cells, strict=True)}
+    return {
+        (row.labels[0], head.label): cell
+        for row in table.rows
+        for head, cell in zip(table.columns, row.cells, strict=True)
+    }

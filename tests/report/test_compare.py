@@ -1,0 +1,131 @@
+"""Comparisons: with the published numbers, and of two mixers on the same examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from filling import filled, rows
+
+import raysweep
+from raysweep.errors import BadInput
+from raysweep.report.compare import compare_with_paper, other_models, summary
+from raysweep.report.layouts import LAYOUTS
+from raysweep.report.paper import published
+
+
+def compared(name: str, **columns: Any) -> pd.DataFrame:
+    return compare_with_paper(rows(**columns), LAYOUTS[name]).set_index(["d_a", "d_b", "mixer"])
+
+
+def test_all_published_numbers_ship_with_the_package_and_are_compared_with() -> None:
+    assert len(published()) == 495
+    empty = rows(retention=[1.0]).iloc[:0]
+    for name, chosen in LAYOUTS.items():
+        found = compare_with_paper(empty, chosen)
+        assert found["published"].notna().sum() == (published()["table"] == name).sum(), name
+        assert set(found["verdict"]) <= {"not in the sweep"}
+
+
+def test_a_cell_is_compared_with_its_published_one() -> None:
+    found = compared("table1", d_b="lama", seed=[0, 1, 2], retention=[1.0, 2.0, 3.0]).loc["kvr", "lama", "none/none"]
+    assert (found["ours"], found["published"], found["n"]) == (2.0, 2.1, 3)
+    assert found["difference"] == pytest.approx(-0.1) and found["verdict"] == "within noise"
+    assert found["noise"] == pytest.approx(4.303 * (2 / 3) ** 0.5 + 0.05)
+
+
+@pytest.mark.parametrize(
+    ("values", "status", "verdict"),
+    [
+        ([50.0, 51.0, 52.0], ["done"] * 3, "differs"),
+        ([2.0, None, None], ["done", "failed", "pending"], "one seed"),
+        ([None] * 3, ["pending", "running", "pending"], "not finished"),
+        ([None] * 3, ["failed", "pending", "pending"], "failed"),
+    ],
+)
+def test_what_is_missing_is_said(values: list[Any], status: list[str], verdict: str) -> None:
+    found = compared("table1", d_b="lama", seed=[0, 1, 2], retention=values, status=status)
+    assert found.loc[("kvr", "lama", "none/none"), "verdict"] == verdict
+    assert found.loc[("popqa", "lama", "none/none"), "verdict"] == "not in the sweep"
+
+
+def test_a_cell_that_is_not_legible_is_not_compared() -> None:
+    found = compared("table2", d_b="id", mixer="random/none", seed=[0, 1], retention=[1.0, 2.0])
+    cell = found.loc["kvr", "id", "random/none"]
+    assert cell["verdict"] == "not legible" and pd.isna(cell["published"]) and cell["ours"] == 1.5
+
+
+def test_the_cells_that_a_departure_touches_are_marked_and_no_others() -> None:
+    for name, chosen in LAYOUTS.items():
+        found = compare_with_paper(rows(retention=[1.0]).iloc[:0], chosen)
+        touched = found["caveat"].fillna("").str.contains("mixes nothing")
+        others = ~found["d_b"].isin(["id", "lama", "entityqa", "webqa", "avg_factoid"])
+        expected = others & ~found["mixer"].str.endswith("/none")
+        assert touched.equals(expected), name
+        five = found["caveat"].fillna("").str.contains("same five numbers")
+        assert five.equals(expected & (name == "table6")), name
+
+
+def test_table_6_repeats_five_numbers_where_the_caveat_says_so() -> None:
+    five = published().query(
+        "table == 'table6' and mixer_2 != 'none' and d_b in ['gsm8k', 'math', 'evolcode', 'apps', 'ultrachat']"
+    )
+    assert (five.groupby(["d_a", "d_b"])["accuracy"].nunique() == 1).all()
+
+
+def test_both_numbers_are_shown_where_the_paper_prints_two() -> None:
+    found = compared("table1", retention=[1.0])
+    pairs = {
+        key: (found.loc[(*key, "none/none"), "published"], found.loc[(*key, "none/none"), "also_published"])
+        for key in (("triviaqa", "gsm8k"), ("popqa", "lama"), ("popqa", "gsm8k"))
+    }
+    assert pairs == {
+        ("triviaqa", "gsm8k"): (9.4, 57.6),
+        ("popqa", "lama"): (7.7, 15.7),
+        ("popqa", "gsm8k"): (19.0, 33.6),
+    }
+    other = compared("table4", retention=[1.0])
+    assert other.loc[("triviaqa", "gsm8k", "none/none"), ["published", "also_published"]].tolist() == [57.6, 9.4]
+    assert other.loc[("triviaqa", "gsm8k", "none/replay"), "also_published"].isna().all()
+
+
+def test_another_model_is_said() -> None:
+    frame = rows(retention=[1.0, 2.0], model=["meta-llama/Meta-Llama-3-8B", "tiny"])
+    assert other_models(frame, LAYOUTS["table2"]) == ["tiny"]
+    assert other_models(frame, LAYOUTS["table3"]) == ["meta-llama/Meta-Llama-3-8B", "tiny"]
+
+
+def test_a_comparison_counts_its_verdicts() -> None:
+    found = compare_with_paper(rows(d_b="lama", retention=[1.0]), LAYOUTS["table1"])
+    assert summary(found) == {"not in the sweep": 32, "one seed": 1}
+
+
+GRID = {"d_a": ["kvr"], "d_b": ["id", "kvr"], "mixer": ["none/none", "random/none"], "seed": [0, 1, 2]}
+
+
+def apart(point: Mapping[str, Any]) -> Any:
+    better = point["mixer"] == "random/none" and point["d_b"] == "id"
+    return {"retention": 80.0 if better else 30.0}
+
+
+def test_two_mixers_are_compared_on_the_same_examples(tmp_path: Path) -> None:
+    _, store = filled(tmp_path, apart, grid=GRID)
+    found = raysweep.compare("small", mixers=("none/none", "random/none"), store=store.url).set_index("d_b")
+    assert found.loc["id", "difference"] == pytest.approx(50.0) and found.loc["kvr", "difference"] == 0.0
+    assert found.loc["id", ["n_seeds", "n_examples", "only_first", "only_second"]].tolist() == [3, 20, 0, 30]
+    assert found.loc["id", "low"] > 0 and found.loc["id", "p_corrected"] < 0.05
+    assert found.loc["kvr", "p_corrected"] == 1.0 and found.loc["kvr", "p_mcnemar"] == 1.0
+    assert (found["p_corrected"] >= found["p"]).all()
+    back = raysweep.compare("small", mixers=("random/none", "none/none"), store=store.url).set_index("d_b")
+    assert back.loc["id", "difference"] == pytest.approx(-50.0)
+
+
+def test_mixers_without_anything_in_common_are_bad_input(tmp_path: Path) -> None:
+    _, store = filled(tmp_path, lambda point: None, grid=GRID)
+    with pytest.raises(BadInput, match="in common"):
+        raysweep.compare("small", mixers=("none/none", "random/none"), store=store.url)
+    with pytest.raises(TypeError, match="exactly one"):
+        raysweep.compare("small", store=store.url)

@@ -1,0 +1,87 @@
+"""The sweep files of the paper's tables and figures: their points, what they share, and that the layouts find them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import raysweep
+from raysweep.api import LoadedSweep, load
+from raysweep.plan import Plan
+from raysweep.report.frame import trials_of_plan
+from raysweep.report.layouts import LAYOUTS, cells_of, lay_out
+from raysweep.store import Store
+
+TRIALS = {
+    "table1": 3 * 9 * 3,
+    "table2": 3 * 9 * 6 * 3,
+    "table3": 3 * 8 * 2 * 3,
+    "table4": 3 * 8 * (1 + 3) * 3,
+    "table5": 8 * 5 * 3,
+    "table6": 8 * 5 * 3,
+    "figure5": 8 * 3 * 3,
+    "figure6": 8 * 2 * 3 * 3,
+    "figure7": 8 * 4 * 4 * 3,
+}
+
+
+@pytest.fixture(scope="module")
+def sweeps(root: Path) -> dict[str, LoadedSweep]:
+    return {name: load(root / "experiments" / f"{name}.yaml") for name in TRIALS}
+
+
+@pytest.fixture(scope="module")
+def plans(sweeps: dict[str, LoadedSweep]) -> dict[str, Plan]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        patch.delenv("RAYSWEEP_DATA", raising=False)
+        return {name: sweep.plan() for name, sweep in sweeps.items()}
+
+
+def test_every_sweep_has_the_trials_of_its_table_or_figure(plans: dict[str, Plan]) -> None:
+    assert {name: len(plan.trials) for name, plan in plans.items()} == TRIALS
+
+
+def test_files_are_called_as_their_sweeps(sweeps: dict[str, LoadedSweep]) -> None:
+    assert [sweep.name for sweep in sweeps.values()] == list(sweeps)
+
+
+def test_sweeps_of_one_model_share_what_is_the_same_experiment(plans: dict[str, Plan]) -> None:
+    table1, table2, table4 = (set(plans[name].trials) for name in ("table1", "table2", "table4"))
+    assert table1 < table2
+    assert len(table4 & table1) == 3 * 8 * 3, "replay's rows without replay are those of Table 1"
+    assert len(set(plans["figure5"].trials) & table2) == 8 * 3, "Knowledge-Pile in stage 2"
+    assert len(set(plans["figure6"].trials) & table2) == 2 * 8 * 3, "50 words"
+    assert len(set(plans["figure7"].trials) & table2) == 4 * 8 * 3, "ratio 2"
+    assert not set(plans["table3"].trials) & set(plans["table2"].trials)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_every_cell_of_a_layout_is_in_the_sweep_of_its_table(plans: dict[str, Plan], tmp_path: Path, name: str) -> None:
+    chosen = LAYOUTS[name]
+    frame = trials_of_plan(plans[name], Store(tmp_path))
+    for section in chosen.sections:
+        for line in chosen.lines:
+            cells = cells_of(frame, section, line, chosen.columns)
+            assert [cell.planned for cell in cells] == [3] * len(chosen.columns), (section.label, line.label)
+    assert not lay_out(frame, chosen).notes, "a cell of the paper holds nothing but seeds"
+
+
+def test_the_familiar_sweeps_ask_for_what_their_tables_show(sweeps: dict[str, LoadedSweep]) -> None:
+    for name in ("table5", "table6"):
+        assert sweeps[name].sweep.evaluate.sets == ("familiar/popqa", "familiar/triviaqa")
+        assert sweeps[name].sweep.train.batch_size == 128
+        assert {section.value for section in LAYOUTS[name].sections} == {"familiar_popqa", "familiar_triviaqa"}
+
+
+def test_learning_rates_are_the_models(sweeps: dict[str, LoadedSweep]) -> None:
+    for name, sweep in sweeps.items():
+        mistral = "Mistral" in sweep.sweep.model.name
+        assert sweep.sweep.train.lr == (1e-5 if mistral else 5e-5), name
+        assert sweep.sweep.model.name.lower().endswith(LAYOUTS[name].model if name in LAYOUTS else "llama-3-8b")
+
+
+def test_a_comparison_of_a_sweep_that_never_ran_says_so(root: Path, tmp_path: Path) -> None:
+    found = raysweep.compare(root / "experiments/table1.yaml", paper="table1", store=tmp_path)
+    assert set(found["verdict"]) == {"not finished"} and found["published"].notna().all()
