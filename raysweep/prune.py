@@ -56,10 +56,12 @@ def prune(store: Store, spares: Iterable[Spare]) -> int:
     return freed
 
 
-def needed(store: Store) -> set[str]:
-    """The stages of all trials that were ever planned in this store, under any name, and are not done."""
+def needed(store: Store, *, but: str | None = None) -> set[str]:
+    """The stages of all trials that were ever planned in this store, under any name `but` one, and are not done."""
     wanted: set[str] = set()
     for name in store.sweeps():
+        if name == but:
+            continue
         points = store.sweep(name)["points"]
         done = store.done({point["trial"] for point in points})
         wanted.update(stage for point in points if point["trial"] not in done for stage in point["stages"])

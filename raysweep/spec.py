@@ -27,6 +27,7 @@ __all__ = [
     "Text",
     "Train",
     "TrainPart",
+    "size_in_bytes",
 ]
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"

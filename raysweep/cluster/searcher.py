@@ -7,7 +7,7 @@ is excluded, done already, or the same trial under another name, is not handed o
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ray import tune
@@ -15,6 +15,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from raysweep.schedule import Schedule
+from raysweep.space import Space
 
 __all__ = ["COMMITTED", "StageSearcher", "expand", "param_space", "point_key"]
 
@@ -40,7 +41,7 @@ class StageSearcher(Searcher):
     """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
 
     `wanted` maps a point's key to its trial. `on_drop` hears of trials that are dropped because a stage they need
-    cannot be trained.
+    cannot be trained. `space` keeps the store within its bounds.
     """
 
     def __init__(
@@ -50,12 +51,14 @@ class StageSearcher(Searcher):
         *,
         give_up_after: int,
         on_drop: Callable[[str, str], None],
+        space: Space | None = None,
     ) -> None:
         super().__init__()
         self._wanted = dict(wanted)
         self._schedule = schedule
         self._give_up_after = give_up_after
         self._on_drop = on_drop
+        self._space = space
         self._points: dict[str, dict[str, Any]] = {}
         self._trials: dict[str, str] = {}  # Tune's id of a trial → ours
 
@@ -71,16 +74,24 @@ class StageSearcher(Searcher):
         """A configuration, None (all that are left wait for a stage), or FINISHED."""
         if self._schedule.left == 0:
             return Searcher.FINISHED
-        trial = self._schedule.next()
+        trial = self._next()
         if trial is None:
             return None
         self._trials[trial_id] = trial
         return {**self._points[trial], "trial": trial}
 
+    def _next(self) -> str | None:
+        """What the schedule gives; where the store is full, a stage that must stay is opened only rather than hang."""
+        if self._space is None or self._space.room():
+            return self._schedule.next()
+        return self._schedule.next(opening=False) or (None if self._trials else self._schedule.next())
+
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A committed stage frees its siblings at once, while its trial goes on."""
         if stage := result.get(COMMITTED):
             self._schedule.committed(stage)
+            if self._space is not None:
+                self._space.committed(stage)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over; after an error its siblings are tried, until the stage has failed too often.
@@ -91,12 +102,19 @@ class StageSearcher(Searcher):
         status = (result or {}).get("status")
         if error or status == "failed":
             give_up_after = self._give_up_after if error else 1
-            for dropped in self._schedule.failed(trial, give_up_after=give_up_after):
-                self._on_drop(dropped, trial)
+            dropped = self._schedule.failed(trial, give_up_after=give_up_after)
+            for other in dropped:
+                self._on_drop(other, trial)
+            self._free(dropped)
         elif status == "done":
             self._schedule.finished(trial)
         else:
             self._schedule.ended(trial)
+        self._free([trial])
+
+    def _free(self, trials: Iterable[str]) -> None:
+        for trial in trials if self._space is not None else ():
+            self._space.ended(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is done, and a new run asks it."""

@@ -19,10 +19,14 @@ from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
+from raysweep.cost import costs_of
 from raysweep.execute import Job
 from raysweep.naming import trial_name
 from raysweep.plan import Plan
+from raysweep.prune import needed
 from raysweep.schedule import Schedule, settled
+from raysweep.space import Space
+from raysweep.spec import size_in_bytes
 from raysweep.store import Store
 
 __all__ = ["Outcome", "run_trials"]
@@ -39,23 +43,39 @@ class Outcome:
     stopped: bool
 
 
-def run_trials(axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[str, Job], store: Store) -> Outcome:
+def run_trials(
+    axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[str, Job], store: Store, *, keep: str = "shared"
+) -> Outcome:
     """Run these jobs on the Ray that is connected; Ctrl-C stops them, and what is finished stays.
 
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
+    `keep` is the sweep's.
     """
     nodes = nodes_of_cluster()
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
     jobs = {trial: replace(job, runtime=runtime) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
-    schedule = Schedule(chains, done_stages=_settled(jobs, store), slots=slots)
+    records = store.stage_records()
+    costs = costs_of(plan, records.values())
+    schedule = Schedule(
+        chains,
+        done_stages=_settled(jobs, records),
+        costs=None if costs.unknown else costs.seconds,
+        slots=slots,
+    )
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
     watch = _Watch(store, jobs, board, _pulse(store, board, jobs))
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
-    searcher = StageSearcher(wanted, schedule, give_up_after=runtime.max_failures + 1, on_drop=watch.dropped)
+    searcher = StageSearcher(
+        wanted,
+        schedule,
+        give_up_after=runtime.max_failures + 1,
+        on_drop=watch.dropped,
+        space=_space(store, chains, jobs, keep=keep),
+    )
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
     try:
         with watch.board:
@@ -188,16 +208,24 @@ def _pulse(store: Store, board: Board, jobs: Mapping[str, Job]) -> Pulse:
     return Pulse(partial(store.write_live, job.sweep), lambda: {**board.snapshot(), "room": room(job.runtime)})
 
 
-def _settled(jobs: Mapping[str, Job], store: Store) -> set[str]:
+def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The stages of these jobs that need no training."""
-    nodes = {node.id: node for job in jobs.values() for node in job.chain}
-    there = store.stage_ids()
-    found = {name: store.stage(node) for name, node in nodes.items() if name in there}
     asked = {job.chain[-1].id: set(job.evaluate.sets) for job in jobs.values()}
     held = {
-        name: stage.has_weights for name, stage in found.items() if stage and stage.evaluated >= asked.get(name, set())
+        name: bool(record.get("files"))
+        for name, record in records.items()
+        if {row["set"] for row in record["metrics"]["evaluations"]} >= asked.get(name, set())
     }
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
+
+
+def _space(store: Store, chains: Mapping[str, tuple[str, ...]], jobs: Mapping[str, Job], *, keep: str) -> Space | None:
+    """What keeps the disk within its bounds, where the sweep sets any."""
+    job = next(iter(jobs.values()))
+    most = size_in_bytes(job.runtime.max_store) if job.runtime.max_store else None
+    if most is None and keep != "none":
+        return None
+    return Space(store, chains, keep=keep, most=most, elsewhere=needed(store, but=job.sweep))
 
 
 def _trial_id(trial: Any) -> str:

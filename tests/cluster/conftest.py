@@ -1,4 +1,4 @@
-"""A Ray head of its own for tests of the job service: own ports, folder and token, ended by its own process group."""
+"""One real Ray for the tests that run sweeps, and a head of its own (ports, folder, token) for the job service."""
 
 from __future__ import annotations
 
@@ -30,6 +30,15 @@ class Head:
 
     url: str
     environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """A local Ray of this machine's CPUs, started here and ended with the tests."""
+    from raysweep.cluster.local import connected
+
+    with connected(None):
+        yield
 
 
 @pytest.fixture(scope="session")
