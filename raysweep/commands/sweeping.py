@@ -1,9 +1,8 @@
-"""plan, run, trial: a sweep file and what becomes of it."""
+"""run, trial: a sweep file and what becomes of it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +13,6 @@ from raysweep.commands.arguments import (
     takes_address,
     takes_data,
     takes_file,
-    takes_files,
-    takes_json,
     takes_set,
     takes_store,
 )
@@ -30,22 +27,6 @@ __all__ = ["declare"]
 
 def declare(commands: Any) -> None:
     """Add these commands to the parser."""
-    add(
-        commands,
-        "plan",
-        _plan,
-        "what a sweep amounts to, and what the store already holds",
-        [
-            "plan experiments/table2.yaml",
-            "plan experiments/table2.yaml --json",
-            "plan A.yaml B.yaml --set 'grid.seed=[0, 1]'",
-        ],
-        takes_files,
-        takes_set,
-        takes_store,
-        takes_data,
-        takes_json,
-    )
     add(
         commands,
         "run",
@@ -78,28 +59,6 @@ def declare(commands: Any) -> None:
         takes_data,
         takes_address,
     )
-
-
-def _plan(options: argparse.Namespace) -> int:
-    from raysweep.api import load, overview
-
-    sweeps = [load(file, options.set) for file in options.files]
-    found = overview(sweeps, store=options.store, data=options.data)
-    if options.json:
-        print(json.dumps(found, indent=1))
-        return DONE
-    saved = found["stages_unshared"] - found["stages"]
-    print(f"{', '.join(found['sweeps'])}: {found['points']:,} points, {found['trials']:,} trials")
-    print(
-        f"  stage trainings   {found['stages']:,} distinct; {found['stages_unshared']:,} without sharing ({saved:,} saved)"
-    )
-    if found["stages_done"] is None:
-        print("  in the store      not known from here, since these cannot be resolved:")
-        for name, reason in found["missing"].items():
-            print(f"    {name}: {reason.splitlines()[0]}")
-    else:
-        print(f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done")
-    return DONE
 
 
 def _run(options: argparse.Namespace) -> int:
