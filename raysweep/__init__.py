@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["compare", "curves", "evals", "figure", "load", "page", "predictions", "table", "trials"]
+__all__ = ["compare", "curves", "evals", "figure", "load", "page", "predictions", "table", "transfer", "trials"]
 
-_REPORTING = ("compare", "figure", "page", "table")
+_REPORTING = ("compare", "figure", "page", "table", "transfer")
 
 
 def __getattr__(name: str) -> Any:

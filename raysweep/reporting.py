@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raysweep.report.figures import Figure
     from raysweep.report.table import Table
 
-__all__ = ["compare", "figure", "page", "table", "watch_page"]
+__all__ = ["compare", "figure", "page", "table", "transfer", "watch_page"]
 
 
 def table(
@@ -85,6 +85,16 @@ def compare(
     if paper is not None:
         return compare_with_paper(trials(name, store=store, data=data, where=where), layout_of(paper))
     return compare_mixers(predictions(name, store=store, data=data, where=where), *mixers)
+
+
+def transfer(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """Forgetting, backward transfer and retention ratio of every finished trial, as continual learning defines them."""
+    from raysweep.report.long import transfer_of
+
+    opened = Store(store_url(store))
+    return transfer_of(sources(name, opened, data=data), opened, where=where)
 
 
 def figure(

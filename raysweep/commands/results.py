@@ -16,7 +16,7 @@ from raysweep.errors import BadInput
 __all__ = ["LAYOUTS", "declare", "opened", "takes_names", "takes_where"]
 
 LAYOUTS = tuple(f"table{number}" for number in range(1, 7))
-_OF = ("trials", "evals", "predictions", "curves")
+_OF = ("trials", "evals", "predictions", "curves", "transfer")
 
 
 def declare(commands: Any) -> None:
@@ -75,10 +75,10 @@ def _list(options: argparse.Namespace) -> int:
 
 
 def _results(options: argparse.Namespace) -> int:
-    from raysweep import api
+    import raysweep
     from raysweep.report.formats import BINARY, SUFFIXES, by_suffix, write_frame
 
-    read = getattr(api, options.of)
+    read = getattr(raysweep, options.of)
     frame = read(options.names, store=options.store, data=options.data, where=options.where)
     format = options.format or by_suffix(options.output or "", SUFFIXES, otherwise="table")
     if format in BINARY and options.output is None and sys.stdout.isatty():

@@ -84,10 +84,10 @@ _MIXER_NOTES = [
 def _paper_notes(found: Any, options: argparse.Namespace, given: dict[str, Any]) -> list[str]:
     from raysweep import api
     from raysweep.report import compare
-    from raysweep.report.layouts import LAYOUTS
+    from raysweep.report.layouts import LAYOUTS, other_models
 
     counts = ", ".join(f"{count} {verdict}" for verdict, count in compare.summary(found).items())
-    others = compare.other_models(api.trials(options.names, **given), LAYOUTS[options.paper])
+    others = other_models(api.trials(options.names, **given), LAYOUTS[options.paper])
     model = [f"not the paper's model: these are {', '.join(others)}, {options.paper} is {LAYOUTS[options.paper].model}"]
     return [f"{len(found)} cells: {counts}", *(model if others else [])]
 

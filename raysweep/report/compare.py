@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,7 +15,7 @@ from raysweep.report.layouts import Column, Layout, Line, Section, cells_of
 from raysweep.report.paper import ROUNDING, SEEDS, caveats, elsewhere, published_value
 from raysweep.report.statistics import holm, mcnemar, paired_bootstrap, t_quantile
 
-__all__ = ["compare_mixers", "compare_with_paper", "other_models"]
+__all__ = ["compare_mixers", "compare_with_paper"]
 
 _DRAWS_SEED = 0  # of the bootstrap: the same records give the same intervals
 
@@ -35,11 +34,6 @@ def compare_with_paper(frame: pd.DataFrame, chosen: Layout) -> pd.DataFrame:
         for column, cell in zip(chosen.columns, cells_of(frame, section, line, chosen.columns), strict=True)
     ]
     return pd.DataFrame(rows)
-
-
-def other_models(frame: pd.DataFrame, chosen: Layout) -> list[str]:
-    """Models of a dataframe that are not the one that a table is about."""
-    return [model for model in frame["model"].unique() if not re.sub(r"^.*/", "", model).lower().endswith(chosen.model)]
 
 
 def compare_mixers(predictions: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

@@ -121,9 +121,18 @@ def _lines(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:
         x, y = own["x"].to_numpy(float), own["y"].to_numpy(float)
         every = max(1, len(x) // 10) if len(x) > _FEW else 1
         axis.plot(x, y, color=colour, marker=marker, linestyle=dash, markevery=every, label=str(name))
-        spread = own["std"].fillna(0).to_numpy(float)
-        if spread.any():
-            axis.fill_between(x, y - spread, y + spread, color=colour, alpha=0.15, linewidth=0)
+        _spread(axis, x, y, own["std"].to_numpy(float), colour)
+
+
+def _spread(axis: Any, x: np.ndarray, y: np.ndarray, std: np.ndarray, colour: str) -> None:
+    """Error bars for a few points, a band along a curve; nothing where there is one seed."""
+    if not np.nansum(std) > 0:
+        return
+    if len(x) <= _FEW:
+        axis.errorbar(x, y, yerr=std, fmt="none", ecolor=colour, elinewidth=0.7, capsize=2, alpha=0.6)
+    else:
+        std = np.nan_to_num(std)
+        axis.fill_between(x, y - std, y + std, color=colour, alpha=0.15, linewidth=0)
 
 
 def _bars(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,7 +14,7 @@ from raysweep.report.cells import EMPTY, Cell, average, cells_by, varying
 from raysweep.report.intervals import Intervals
 from raysweep.report.table import Head, Row, Table, condition, mark_extreme, notes_of
 
-__all__ = ["LAYOUTS", "Column", "Layout", "Line", "Section", "lay_out"]
+__all__ = ["LAYOUTS", "Column", "Layout", "Line", "Section", "lay_out", "layout", "other_models"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ class Layout:
     columns: tuple[Column, ...]
     flat: bool = False
     mark: str = "none"
-    heads: tuple[str, ...] = field(default=("",))
+    heads: tuple[str, ...] = ("mixing",)
 
 
 _LABELS = {"id": "ID", "lama": "LAMA", "entityqa": "EntQ", "webqa": "WebQA", "gsm8k": "GSM8K", "math": "MATH",
@@ -136,6 +137,11 @@ def layout(name: str) -> Layout:
     if name not in LAYOUTS:
         raise BadInput(f"no layout {name!r}; there are {', '.join(LAYOUTS)}")
     return LAYOUTS[name]
+
+
+def other_models(frame: pd.DataFrame, chosen: Layout) -> list[str]:
+    """Models of a dataframe that are not the one that a table of the paper is about."""
+    return [model for model in frame["model"].unique() if not re.sub(r"^.*/", "", model).lower().endswith(chosen.model)]
 
 
 def lay_out(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -13,10 +14,11 @@ from raysweep.errors import BadInput, StoreError
 from raysweep.plan import Plan
 from raysweep.report.frame import Source, axes_of, trials_of
 from raysweep.report.points import Points
+from raysweep.report.statistics import transfer
 from raysweep.report.where import choose
 from raysweep.store import EVALS, PREDICTIONS, Store
 
-__all__ = ["curves_of", "evals_of", "predictions_of", "stages_of"]
+__all__ = ["curves_of", "evals_of", "predictions_of", "stages_of", "transfer_of"]
 
 _READERS = 8  # threads; a bucket answers slowly, a disk does not mind
 _CURVE = pa.schema(
@@ -52,6 +54,25 @@ def curves_of(sources: Sequence[Source], store: Store, *, where: str | None = No
     """
     chains = stages_of(sources, store)
     return _long(sources, store, where, lambda trials: _curves(store, trials, chains))
+
+
+def transfer_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+    """One row per finished trial: forgetting, backward_transfer (points) and retention_ratio over all sets asked twice.
+
+    Defined as in continual learning (see `statistics.transfer`), from each set's accuracy right after its own stage and
+    after the last one. For two stages forgetting is that of D_A.
+    """
+    evals = evals_of(sources, store, where=where)
+    points = list(evals.columns[: list(evals.columns).index("stage")])
+    stages = [axis for axis in points if re.fullmatch("d_[a-z]", axis)]
+    found = []
+    for _, rows in evals.groupby("trial", sort=False):
+        first = rows.iloc[0]
+        place = {axis[2]: number for number, axis in enumerate((a for a in stages if first[a] != "none"), start=1)}
+        own = rows[rows["of"].isin(list(place)) & rows["accuracy"].notna()]
+        accuracy = {(int(row.stage), place[row.of]): float(row.accuracy) for row in own.itertuples()}
+        found.append({**first[points], **transfer(accuracy)})
+    return pd.DataFrame(found, columns=[*points, "forgetting", "backward_transfer", "retention_ratio"])
 
 
 def stages_of(sources: Sequence[Source], store: Store) -> dict[str, tuple[str, ...]]:

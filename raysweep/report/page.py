@@ -19,7 +19,7 @@ from raysweep.errors import BadInput
 from raysweep.report.facts import failures, provenance, sharing, slowest, status
 from raysweep.report.figures import KINDS, NEEDS_CURVES, make_figure
 from raysweep.report.frame import Source, trials_of
-from raysweep.report.layouts import LAYOUTS, lay_out
+from raysweep.report.layouts import LAYOUTS, Layout, lay_out, other_models
 from raysweep.report.long import curves_of
 from raysweep.report.rendering import html_table
 from raysweep.report.table import Row, Table, pivot
@@ -125,7 +125,7 @@ class _Command:
 def _tables(frame: pd.DataFrame, section: TableSection, command: _Command) -> list[_Shown]:
     found = [_pivot(frame, section, command)]
     for name, chosen in LAYOUTS.items():
-        if "d_b" not in frame or "mixer" not in frame:
+        if "d_b" not in frame or not _about(frame, chosen):
             continue
         table = lay_out(frame, chosen)
         cells = [cell for row in table.rows for cell in row.cells]
@@ -133,6 +133,12 @@ def _tables(frame: pd.DataFrame, section: TableSection, command: _Command) -> li
             values = [part.value for part in chosen.sections for _ in chosen.lines]
             found.append(_Shown(chosen.title, command("table", "--layout", name), _html(table, values, command)))
     return found
+
+
+def _about(frame: pd.DataFrame, chosen: Layout) -> bool:
+    """Whether a table of the paper is about these models; for models of no table, whether it is one for the first."""
+    strangers = all(other_models(frame, one) == list(frame["model"].unique()) for one in LAYOUTS.values())
+    return chosen.model == LAYOUTS["table1"].model if strangers else not other_models(frame, chosen)
 
 
 def _pivot(frame: pd.DataFrame, section: TableSection, command: _Command) -> _Shown:

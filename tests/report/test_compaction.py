@@ -98,7 +98,7 @@ def copied(case: Path, folder: Path) -> Store:
     return Store(folder / "store")
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(st.tuples(st.sampled_from(sorted(CHANGES)), st.integers(0, 5)), max_size=8))
 def test_whatever_happens_to_records_the_frame_is_that_of_the_records(
     case: Path, tmp_path: Path, steps: list[tuple[str, int]]
@@ -142,7 +142,7 @@ def test_a_damaged_compacted_file_is_made_again(tmp_path: Path) -> None:
     whole = trials_of(["small"], store)
     path = tmp_path / "store/sweeps/small/trials.parquet"
     content, generator = path.read_bytes(), random.Random(0)
-    for _ in range(40):
+    for _ in range(25):
         damaged = bytearray(content)
         if generator.random() < 0.3:
             del damaged[generator.randrange(len(damaged)) :]
@@ -200,7 +200,7 @@ def test_records_that_cannot_be_counted_are_rows_that_say_so(tmp_path: Path) -> 
 
 
 @given(order=st.permutations(range(6)), doubled=st.lists(st.integers(0, 5), max_size=4))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_neither_order_nor_duplicates_of_points_change_a_table(
     case: Path, tmp_path: Path, order: list[int], doubled: list[int]
 ) -> None:

@@ -12,8 +12,8 @@ from filling import filled, rows
 
 import raysweep
 from raysweep.errors import BadInput
-from raysweep.report.compare import compare_with_paper, other_models, summary
-from raysweep.report.layouts import LAYOUTS
+from raysweep.report.compare import compare_with_paper, summary
+from raysweep.report.layouts import LAYOUTS, other_models
 from raysweep.report.paper import published
 
 

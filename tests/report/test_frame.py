@@ -164,3 +164,26 @@ def test_a_copied_store_gives_the_same_frame(tmp_path: Path) -> None:
     shutil.copytree(store.url, tmp_path / "copy", copy_function=shutil.copyfile)
     pd.testing.assert_frame_equal(before, raysweep.trials("small", store=tmp_path / "copy"))
     assert Store(tmp_path / "copy").compacted("small")
+
+
+def test_transfer_counts_every_set_that_was_asked_twice(tmp_path: Path) -> None:
+    grid = {"d_a": ["kvr"], "d_b": ["id"], "d_c": ["id"], "mixer": ["none/none/none"], "seed": [0]}
+    sweep, store = filled(tmp_path, lambda point: None, grid=grid)
+    trial = sweep.plan().points[0].trial
+    rows = [
+        (1, "a", 100.0),
+        (2, "a", 60.0),
+        (2, "b", 80.0),
+        (3, "a", 40.0),
+        (3, "b", 60.0),
+        (3, "c", 90.0),
+        (3, None, 1.0),
+    ]
+    evals = [
+        {"stage": stage, "of": of, "set": "kvr", "scorer": "exact", "scorer_version": 1, "accuracy": accuracy, "n": 8}
+        for stage, of, accuracy in rows
+    ]
+    store.commit_trial(trial, {"status": "done", "metrics": {}}, evals=evals, predictions=[])
+    (row,) = raysweep.transfer("small", store=store.url).to_dict(orient="records")
+    assert (row["forgetting"], row["backward_transfer"]) == (40.0, -40.0)
+    assert row["retention_ratio"] == pytest.approx((0.4 + 0.75) / 2) and row["trial"] == trial
