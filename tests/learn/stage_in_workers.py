@@ -15,6 +15,7 @@ from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import load_tokenizer
+from raysweep.learn.progress import Interrupted
 from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
 
@@ -26,9 +27,11 @@ def main(job: Path) -> None:
     runtime = Runtime(**said["runtime"])
     total = total_steps(len(examples), settings)
     with Engine(said["folder"], training=settings, total_steps=total, runtime=runtime) as engine:
+        asked = iter(range(1, 10**6))
         outcome = train(
             engine, examples, training=settings, seed=0, own=questions, probes={"a": questions}, every=Every(epochs=1),
-            checkpoints=None, checkpoint_every=600.0,
+            checkpoints=said.get("checkpoints"), checkpoint_every=600.0,
+            should_stop=lambda: next(asked) == said.get("stop_at"),
         )
         answers = answer(engine, load_tokenizer(said["folder"]), questions, scorer=SCORERS["exact"])
         engine.save(out)
@@ -41,4 +44,7 @@ def main(job: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except Interrupted:
+        sys.exit(3)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file
 SCRIPT = Path(__file__).with_name("stage_in_workers.py")
 
 
-def told_by(workers, job, tmp_path):
-    """Run a stage in so many processes; what each told, and the weights written."""
+def started(workers, job, tmp_path):
+    """Run a stage in so many processes; its folder and their exit codes."""
     out = tmp_path / f"{workers}-workers-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
     file = out / "job.pickle"
@@ -33,7 +33,13 @@ def told_by(workers, job, tmp_path):
         subprocess.Popen([sys.executable, SCRIPT, file], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
         for rank in range(workers)
     ]
-    assert [process.wait(timeout=300) for process in running] == [0] * workers
+    return out, [process.wait(timeout=300) for process in running]
+
+
+def told_by(workers, job, tmp_path):
+    """What each process of a stage told, and the weights written."""
+    out, codes = started(workers, job, tmp_path)
+    assert codes == [0] * workers
     told = [json.loads((out / f"told-{rank}.json").read_text()) for rank in range(workers)]
     return told, load_file(out / "model.safetensors")
 
@@ -63,3 +69,17 @@ def test_two_workers_do_what_one_does(job, tmp_path, zero):
     assert both[0]["accuracy"][-1] == pytest.approx(100 * sum(one[2] for one in both[0]["answers"]) / 57)
     assert both[0]["accuracy"][-1] == pytest.approx(alone["accuracy"][-1], abs=8)
     assert weights.keys() == shared.keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_two_workers_resume_bit_identical(job, training, tmp_path, precision):
+    job |= {"training": training(epochs=3, precision=precision), "runtime": {"micro_batch": 3, "zero": 3}}
+    whole, weights = told_by(2, job, tmp_path)
+    kept = {"checkpoints": tmp_path / "kept"}
+    _, codes = started(2, job | kept | {"stop_at": 11}, tmp_path)
+    assert codes == [3, 3]
+    resumed, weights_resumed = told_by(2, job | kept, tmp_path)
+    assert resumed[0]["losses"] == whole[0]["losses"]
+    assert resumed[0]["answers"] == whole[0]["answers"]
+    assert all(weights[name].equal(weights_resumed[name]) for name in weights)
