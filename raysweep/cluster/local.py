@@ -25,7 +25,11 @@ _SETTINGS = {
 
 @contextlib.contextmanager
 def connected(address: str | None) -> Iterator[None]:
-    """Connect to the Ray at `address` (`auto`: the one of this machine), or start one here when it is None."""
+    """Connect to the Ray at `address` (`auto`: the one of this machine), or start one here when it is None.
+
+    RAY_ADDRESS stands for an address that is not given; in a Ray job it is set, so a job runs on its own cluster.
+    """
+    address = address or os.environ.get("RAY_ADDRESS")
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("ray").setLevel(logging.ERROR)  # its advice is for people who call it themselves
