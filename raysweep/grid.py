@@ -242,6 +242,8 @@ class Grid:
     def _mixing(self, letter: str, selection: Selection, mixer: str, ratio: float, settings: Settings) -> Mixing | None:
         if mixer == NONE:
             return None
+        if MIXERS[mixer].kind == "replay" and ratio > 1:
+            raise self._wrong(("ratio",), f"ratio: {ratio:g} with replay; there it is the fraction of D_A that is replayed, at most 1")
         departs = letter != LETTERS[0] and not self._kinds[selection.set].factoid
         return Mixing(
             source=mixer,

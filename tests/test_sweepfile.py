@@ -67,6 +67,7 @@ BAD = [
     ("grid.mixer=[randon/none]", ["'randon'", "'random'", "knowledge_pile"]),
     ("grid.mixer=[replay/none]", ["replay", "needs a D_A"]),
     ("grid.mixer=[text/none]", ["mixing.text"]),
+    ("grid={d_a: kvr, d_b: id, mixer: none/replay, ratio: [0.1, 2]}", ["ratio", "2 with replay", "at most 1"]),
     ("grid.ratio=[0]", ["ratio", "above 0"]),
     ("grid.seed=[1.5]", ["seed", "1.5"]),
     ("grid.seed=[0, 0]", ["0 stands here twice"]),
