@@ -54,7 +54,7 @@ def first_wrong(engine: Engine, questions: Sequence[Question]) -> list[Question]
 def force(engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float) -> list[Forced]:
     """Teacher-forced answers of one batch; a token counts as sure when its logit leads by more than `margin`."""
     shared = shared_length([one.prompt for one in questions])
-    tokens_BL, source_N, _ = engine.place(collate([_after(one, shared) for one in questions]))
+    tokens_BL, source_N, *_ = engine.place(collate([_after(one, shared) for one in questions]))
     cache = None
     if shared:
         cache = warm_cache(scored.model, questions[0].prompt[:shared], rows=len(questions), device=engine.device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from raysweep.chain import Training
 from raysweep.data.encoding import Encoded
 
 __all__ = [
-    "Batch", "MicroBatch", "batches_from", "collate", "deal", "pad_as_released", "partition", "steps_per_epoch",
+    "Batch", "MicroBatch", "batches_from", "collate", "deal", "pack", "pad_as_released", "partition", "steps_per_epoch",
     "total_steps",
 ]
 
@@ -44,12 +44,14 @@ class MicroBatch:
     """Padded arrays of one forward pass, B examples of at most L tokens, N target tokens.
 
     `tokens_BL` int64; `source_N` int64 indexes into B·L the positions whose next token is a target; `labels_N` int64
-    are those next tokens. Padding stands on the right, where a causal model never sees it.
+    are those next tokens. Padding stands on the right, where a causal model never sees it; or B is 1, the examples stand
+    one after the other, and `positions_BL` starts again with each (None otherwise).
     """
 
     tokens_BL: np.ndarray
     source_N: np.ndarray
     labels_N: np.ndarray
+    positions_BL: np.ndarray | None = None
 
 
 def steps_per_epoch(count: int, training: Training) -> int:
@@ -74,20 +76,25 @@ def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, 
 
 
 def deal(
-    examples: Sequence[Encoded], *, rank: int, ranks: int, most: int | None, most_tokens: int, overhead: int
+    examples: Sequence[Encoded], *, rank: int, ranks: int, most: int | None, most_tokens: int, overhead: int,
+    packed: bool = False,
 ) -> list[MicroBatch]:
     """This rank's micro-batches of a global batch; every rank gets the same number of them.
 
     Sorted by length and dealt out in turn, so that ranks do equal work; cut where the padding saved outweighs
-    `overhead`, the cost of one more pass in tokens.
+    `overhead`, the cost of one more pass in tokens. `packed` micro-batches have no padding and are as few as may be.
     """
     ordered = sorted(examples, key=lambda example: (-len(example), example.id))
     longest = [len(example) for example in ordered[::ranks]]
-    sizes = partition(longest, most=most, most_tokens=most_tokens, overhead=overhead)
+    if packed:
+        sizes = _filled(longest, most=most, most_tokens=most_tokens)
+    else:
+        sizes = partition(longest, most=most, most_tokens=most_tokens, overhead=overhead)
+    put = pack if packed else collate
     own = ordered[rank::ranks]
     starts = np.cumsum([0, *sizes])
     return [
-        collate(own[start:end]) if start < len(own) else _nothing(ordered[-1])
+        put(own[start:end]) if start < len(own) else _nothing(put(ordered[-1:]))
         for start, end in zip(starts[:-1], starts[1:], strict=True)
     ]
 
@@ -123,10 +130,30 @@ def collate(examples: Sequence[Encoded]) -> MicroBatch:
     return MicroBatch(tokens_BL, labelled - 1, tokens_BL.reshape(-1)[labelled])
 
 
+def pack(examples: Sequence[Encoded]) -> MicroBatch:
+    """Examples one after the other, for attention that sees where each begins by the positions (varlen kernels)."""
+    tokens = np.concatenate([example.tokens for example in examples]).astype(np.int64)
+    labelled = np.flatnonzero(np.concatenate([example.targets for example in examples]))
+    positions = np.concatenate([np.arange(len(example)) for example in examples])
+    return MicroBatch(tokens[None], labelled - 1, tokens[labelled], positions[None])
+
+
 def pad_as_released(examples: Sequence[Encoded]) -> list[Encoded]:
     """METHOD's departure 2: every example as long as the longest of the set, by eos tokens that are trained on."""
     width = max(len(example) for example in examples)
     return [_extended(example, width) for example in examples]
+
+
+def _filled(lengths: Sequence[int], *, most: int | None, most_tokens: int) -> list[int]:
+    """Sizes of the fewest groups, in order, of at most `most` examples and `most_tokens` tokens."""
+    sizes, tokens = [0], 0
+    for length in lengths:
+        if sizes[-1] and (tokens + length > most_tokens or sizes[-1] == most):
+            sizes.append(0)
+            tokens = 0
+        sizes[-1] += 1
+        tokens += length
+    return sizes
 
 
 def _extended(example: Encoded, width: int) -> Encoded:
@@ -135,10 +162,9 @@ def _extended(example: Encoded, width: int) -> Encoded:
     return Encoded(example.id, tokens, np.concatenate([example.targets, np.ones(more, dtype=bool)]))
 
 
-def _nothing(example: Encoded) -> MicroBatch:
+def _nothing(part: MicroBatch) -> MicroBatch:
     """A pass without targets for a rank that has run out of examples: its gradient is zero."""
-    whole = collate([example])
-    return MicroBatch(whole.tokens_BL, whole.source_N[:0], whole.labels_N[:0])
+    return replace(part, source_N=part.source_N[:0], labels_N=part.labels_N[:0])
 
 
 def _order(count: int, *, seed: int, epoch: int) -> list[int]:

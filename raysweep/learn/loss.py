@@ -25,12 +25,16 @@ class Scored(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, tokens_BL: torch.Tensor, source_N: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, tokens_BL: torch.Tensor, source_N: torch.Tensor, labels_N: torch.Tensor,
+        positions_BL: torch.Tensor | None = None,
+    ) -> torch.Tensor:
         """Sum over N of the loss of `labels_N`, predicted at the flat positions `source_N` of B·L; float32 scalar.
 
-        No attention mask: padding stands on the right, where a causal model does not see it.
+        No attention mask: padding stands on the right, where a causal model does not see it; packed examples are told
+        apart by `positions_BL`.
         """
-        hidden_ND = self.hidden(tokens_BL, source_N)
+        hidden_ND = self.hidden(tokens_BL, source_N, positions_BL=positions_BL)
         chunks = list(self._chunks(hidden_ND, labels_N))
         if len(chunks) == 1:
             return self._loss(*chunks[0])
@@ -52,9 +56,13 @@ class Scored(nn.Module):
             lead.append(top.values[:, 0] - top.values[:, 1])
         return torch.cat(best), torch.cat(lead)
 
-    def hidden(self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None) -> torch.Tensor:
+    def hidden(
+        self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None, positions_BL: Any = None
+    ) -> torch.Tensor:
         """Last hidden states at flat positions of B·L."""
-        output = self.model.base_model(input_ids=tokens_BL, past_key_values=cache, use_cache=cache is not None)
+        output = self.model.base_model(
+            input_ids=tokens_BL, position_ids=positions_BL, past_key_values=cache, use_cache=cache is not None
+        )
         return output.last_hidden_state.flatten(0, 1)[source_N]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:

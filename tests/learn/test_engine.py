@@ -40,10 +40,11 @@ def reference(folder, examples, settings, steps, dtype=torch.float64):
     return {name: tensor.double() for name, tensor in model.state_dict().items()}, losses
 
 
-def run(folder, examples, settings, steps, out, **runtime):
+def run(folder, examples, settings, steps, out, *, packed=False, **runtime):
     losses = []
     total = total_steps(len(examples), settings)
     with Engine(folder, training=settings, total_steps=total, runtime=Runtime(**runtime)) as engine:
+        engine.packed = packed
         for batch, _ in zip(batches_from(0, examples, training=settings, seed=7), range(steps), strict=False):
             losses.append(engine.step(batch).loss_sum / batch.target_tokens)
         facts = engine.facts()
@@ -65,6 +66,7 @@ def farthest(ours, theirs):
         {"zero": 1, "micro_batch": 3, "offload": "optimizer"},
         {"zero": 3, "offload": "optimizer"},
         {"zero": 3, "offload": "all"},
+        {"zero": 3, "packed": True, "micro_batch": 5},
     ],
     ids=str,
 )

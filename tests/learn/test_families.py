@@ -19,7 +19,7 @@ from transformers import (
 from raysweep.chain import StopAt
 from raysweep.data.scoring import SCORERS
 from raysweep.learn import loss
-from raysweep.learn.batches import collate, total_steps
+from raysweep.learn.batches import collate, pack, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import copy_tokenizer
@@ -53,15 +53,18 @@ def folder(request, tiny, tmp_path):
     return tmp_path / "base"
 
 
-@pytest.mark.parametrize("at_once", [None, 5], ids=["whole", "in chunks"])
-def test_loss_and_gradients_are_transformers_own(folder, pairs, encoded, monkeypatch, at_once):
+@pytest.mark.parametrize(
+    ("put", "at_once"), [(collate, None), (collate, 5), (pack, None)], ids=["padded", "in chunks", "packed"]
+)
+def test_loss_and_gradients_are_transformers_own(folder, pairs, encoded, monkeypatch, put, at_once):
     examples = encoded(pairs(6, longest=20))
     ours = AutoModelForCausalLM.from_pretrained(folder).double()
     theirs = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").double()
-    batch = collate(examples)
+    batch = put(examples)
     if at_once:
         monkeypatch.setattr(loss, "LOGITS_AT_ONCE", at_once * 1024)
-    total = loss.Scored(ours)(*map(torch.from_numpy, (batch.tokens_BL, batch.source_N, batch.labels_N)))
+    arrays = (batch.tokens_BL, batch.source_N, batch.labels_N, batch.positions_BL)
+    total = loss.Scored(ours)(*(torch.from_numpy(array) for array in arrays if array is not None))
     (total / len(batch.labels_N)).backward()
 
     ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(one.tokens).long() for one in examples], batch_first=True)
