@@ -14,6 +14,7 @@ from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
+from raysweep.cluster.claims import Claims
 from raysweep.schedule import Schedule
 from raysweep.space import Space
 
@@ -41,7 +42,8 @@ class StageSearcher(Searcher):
     """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
 
     `wanted` maps a point's key to its trial. `on_drop` hears of trials that are dropped because a stage they need
-    cannot be trained. `space` keeps the store within its bounds.
+    cannot be trained. `space` keeps the store within its bounds. `claims` keep other sweeps of this cluster from training
+    a stage at the same time.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class StageSearcher(Searcher):
         give_up_after: int,
         on_drop: Callable[[str, str], None],
         space: Space | None = None,
+        claims: Claims | None = None,
     ) -> None:
         super().__init__()
         self._wanted = dict(wanted)
@@ -59,8 +62,13 @@ class StageSearcher(Searcher):
         self._give_up_after = give_up_after
         self._on_drop = on_drop
         self._space = space
+        self._claims = claims
         self._points: dict[str, dict[str, Any]] = {}
         self._trials: dict[str, str] = {}  # Tune's id of a trial → ours
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Tune pickles its searcher for a restore, which we never do: the store knows what is done."""
+        return {}
 
     def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
         """Tune gives the parameter space before it asks for the first trial."""
@@ -81,7 +89,29 @@ class StageSearcher(Searcher):
         return {**self._points[trial], "trial": trial}
 
     def _next(self) -> str | None:
-        """What the schedule gives; where the store is full, a stage that must stay is opened only rather than hang."""
+        """What the schedule gives, unless another sweep is at work on one of its stages."""
+        if self._claims is None:
+            return self._scheduled()
+        self._hear(self._claims)
+        while (trial := self._scheduled()) is not None:
+            claimed = self._claims.claim(self._schedule.path(trial))
+            for stage in claimed.there:
+                self._schedule.committed(stage)
+            if claimed.blocked is None:
+                return trial
+            stage, holder = claimed.blocked
+            self._schedule.put_back(trial, stage=stage, holder=holder)
+        return None
+
+    def _hear(self, claims: Claims) -> None:
+        for news in claims.news():
+            if news.committed:
+                self._schedule.committed(news.stage)
+            else:
+                self._schedule.freed(news.stage)
+
+    def _scheduled(self) -> str | None:
+        """Where the store is full, a stage whose weights must stay is opened only rather than hang."""
         if self._space is None or self._space.room():
             return self._schedule.next()
         return self._schedule.next(opening=False) or (None if self._trials else self._schedule.next())
@@ -90,6 +120,8 @@ class StageSearcher(Searcher):
         """A committed stage frees its siblings at once, while its trial goes on."""
         if stage := result.get(COMMITTED):
             self._schedule.committed(stage)
+            if self._claims is not None:
+                self._claims.committed(stage)
             if self._space is not None:
                 self._space.committed(stage)
 
@@ -100,6 +132,8 @@ class StageSearcher(Searcher):
         """
         trial = self._trials.pop(trial_id)
         status = (result or {}).get("status")
+        if self._claims is not None:
+            self._settle(self._claims, self._schedule.path(trial), done=status == "done")
         if error or status == "failed":
             give_up_after = self._give_up_after if error else 1
             dropped = self._schedule.failed(trial, give_up_after=give_up_after)
@@ -111,6 +145,14 @@ class StageSearcher(Searcher):
         else:
             self._schedule.ended(trial)
         self._free([trial])
+
+    def _settle(self, claims: Claims, stages: tuple[str, ...], *, done: bool) -> None:
+        """Whose commits were not heard of are there all the same when their trial is done; else they are given back."""
+        if not done:
+            claims.release(stages)
+            return
+        for stage in stages:
+            claims.committed(stage)
 
     def _free(self, trials: Iterable[str]) -> None:
         for trial in trials if self._space is not None else ():

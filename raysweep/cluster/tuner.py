@@ -15,6 +15,7 @@ from ray import tune
 from ray.tune import Callback, TuneConfig, Tuner
 
 from raysweep.cluster.capacity import at_once, fitted, is_warm, nodes_of_cluster, worker_resources
+from raysweep.cluster.claims import Claims
 from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
@@ -44,12 +45,18 @@ class Outcome:
 
 
 def run_trials(
-    axes: Mapping[str, tuple[Any, ...]], plan: Plan, jobs: Mapping[str, Job], store: Store, *, keep: str = "shared"
+    axes: Mapping[str, tuple[Any, ...]],
+    plan: Plan,
+    jobs: Mapping[str, Job],
+    store: Store,
+    *,
+    keep: str = "shared",
+    with_others: bool = False,
 ) -> Outcome:
     """Run these jobs on the Ray that is connected; Ctrl-C stops them, and what is finished stays.
 
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
-    `keep` is the sweep's.
+    `keep` is the sweep's. `with_others`: other sweeps may run on this cluster; stages in flight are shared with them.
     """
     nodes = nodes_of_cluster()
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
@@ -69,12 +76,14 @@ def run_trials(
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
     watch = _Watch(store, jobs, board, _pulse(store, board, jobs))
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
+    claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     searcher = StageSearcher(
         wanted,
         schedule,
         give_up_after=runtime.max_failures + 1,
         on_drop=watch.dropped,
         space=_space(store, chains, jobs, keep=keep),
+        claims=claims,
     )
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
     try:
@@ -82,6 +91,8 @@ def run_trials(
             _tuner(axes, jobs, searcher, watch, storage, slots).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+        if claims is not None:
+            claims.close()
     return watch.close()
 
 

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import pytest
-from sweeps import SMALL, small
+import subprocess
+import sys
+import time
 
+import pytest
+from sweeps import SMALL, small, write
+
+from raysweep.api import load
 from raysweep.store import Store
 
 pytestmark = pytest.mark.ray
@@ -31,3 +36,49 @@ def test_a_full_store_slows_a_sweep_but_ends_it(cluster, tmp_path):
     assert len(sweep.run(store=tmp_path / "store").done) == 4
     kept = [record for record in Store(tmp_path / "store").stage_records().values() if record["files"]]
     assert len(kept) <= 1
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_two_sweeps_on_one_cluster_train_what_they_share_once(cluster, tmp_path, killed):
+    """The second begins while the first is at work on their stage: it waits, or takes over when the first dies."""
+    store = Store(tmp_path / "store")
+    long = {"train": {**SMALL["train"], "a": {"epochs": 60}}, "runtime": {"max_trials": 1}}
+    grids = {mixer: {**SMALL["grid"], "mixer": [mixer]} for mixer in ("none/none", "none/random")}
+    other = write(tmp_path, name="other", grid=grids["none/random"], **long).rename(tmp_path / "other.yaml")
+    ours = small(tmp_path, name="ours", grid=grids["none/none"], **long)
+    first, second = next(iter(ours.plan().trials.values())).stages
+    running = subprocess.Popen(
+        [sys.executable, "-m", "raysweep.cli", "run", str(other), "--store", store.url, "--address", _address()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _wait_for(store.files.local / ".in-flight" / first, running)
+        if killed:
+            running.kill()
+        outcome = ours.run(store=store.url, address="auto")
+        said = running.communicate(timeout=120)[1]
+    finally:
+        running.kill()
+        running.wait()
+    assert (outcome.done, outcome.failed) == ((second,), {})
+    assert store.trial(second)["reused"] == ([] if killed else [first]), said
+    if not killed:
+        assert running.returncode == 0, said
+        assert store.trial(load(other).plan().points[0].trial)["reused"] == []
+
+
+def _address() -> str:
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+def _wait_for(path, running) -> None:
+    for _ in range(600):
+        if path.exists():
+            return
+        assert running.poll() is None, running.stderr.read()
+        time.sleep(0.1)
+    pytest.fail(f"{path} did not appear")

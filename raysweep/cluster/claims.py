@@ -1,0 +1,185 @@
+"""Who trains what on this cluster, over all sweeps: so that a stage which two of them share is trained by one.
+
+The claims live in a named actor that outlives the sweeps. A sweep that dies stops giving signs of life; its claims are
+then free, and the next that needs such a stage takes it over. Losing the actor loses no work: at worst a stage is
+trained twice, and the store keeps the first.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+__all__ = ["Claimed", "Claims", "Ledger", "News"]
+
+NAME, NAMESPACE = "raysweep-claims", "raysweep"
+BEAT = 3.0  # seconds between two signs of life
+LEASE = 20.0  # seconds without one after which a holder is taken for dead
+REMEMBERED = 100_000  # pieces of news
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """The answer to a claim: stages that were committed meanwhile, and the first that another holds, with that holder.
+
+    Where none is held by another, all the rest are the asker's now.
+    """
+
+    there: tuple[str, ...] = ()
+    blocked: tuple[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What happened to a stage that somebody claimed: it is in the store, or its holder ended without it."""
+
+    stage: str
+    committed: bool
+
+
+class Ledger:
+    """The claims themselves: plain bookkeeping, one stage to one holder, in any number of stores."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._holders: dict[tuple[str, str], str] = {}
+        self._there: set[tuple[str, str]] = set()
+        self._alive: dict[str, float] = {}
+        self._news: list[tuple[str, News]] = []
+        self._forgotten = 0
+
+    def claim(self, holder: str, store: str, stages: tuple[str, ...]) -> Claimed:
+        """Ask for stages, in the order of training: all of them are given, or none."""
+        self.beat(holder)
+        there = tuple(stage for stage in stages if (store, stage) in self._there)
+        wanted = [stage for stage in stages if stage not in there]
+        for stage in wanted:
+            other = self._holders.get((store, stage), holder)
+            if other != holder:
+                return Claimed(there, (stage, other))
+        self._holders.update({(store, stage): holder for stage in wanted})
+        return Claimed(there)
+
+    def committed(self, holder: str, store: str, stage: str) -> None:
+        """A stage is in the store."""
+        self.beat(holder)
+        self._holders.pop((store, stage), None)
+        self._there.add((store, stage))
+        self._tell(store, News(stage, committed=True))
+
+    def release(self, holder: str, store: str, stages: Iterable[str]) -> None:
+        """Give back what was claimed and not committed."""
+        self.beat(holder)
+        for stage in stages:
+            self._free(holder, store, stage)
+
+    def leave(self, holder: str) -> None:
+        """Give back everything."""
+        for store, stage in [key for key, other in self._holders.items() if other == holder]:
+            self._free(holder, store, stage)
+        self._alive.pop(holder, None)
+
+    def news(self, holder: str, store: str, since: int) -> tuple[int, list[News]]:
+        """What happened in a store after the piece of news `since`, and the number to ask with next time."""
+        self.beat(holder)
+        fresh = self._news[max(0, since - self._forgotten) :]
+        return self._forgotten + len(self._news), [news for place, news in fresh if place == store]
+
+    def beat(self, holder: str) -> None:
+        """A sign of life; whoever gave none for too long is taken for dead."""
+        now = self._clock()
+        self._alive[holder] = now
+        for other, seen in list(self._alive.items()):
+            if now - seen > LEASE:
+                self.leave(other)
+
+    def _free(self, holder: str, store: str, stage: str) -> None:
+        if self._holders.get((store, stage)) == holder:
+            del self._holders[store, stage]
+            self._tell(store, News(stage, committed=False))
+
+    def _tell(self, store: str, news: News) -> None:
+        self._news.append((store, news))
+        if len(self._news) > REMEMBERED:
+            self._forgotten += REMEMBERED // 2
+            del self._news[: REMEMBERED // 2]
+
+
+class Claims:
+    """One sweep's side: what it claims in its store, and what it hears of others. Leave with `close`."""
+
+    def __init__(self, store: str, *, sweep: str) -> None:
+        self._store = store
+        self._holder = f"{sweep} ({uuid.uuid4().hex[:6]})"
+        self._ledger = _connect()
+        self._awaited: set[str] = set()
+        self._lost = False
+        self._since = self._ask("news", self._store, 0)[0]
+        self._closed = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="raysweep-claims", daemon=True)
+        self._heart.start()
+
+    def claim(self, stages: tuple[str, ...]) -> Claimed:
+        """Ask for all stages that a trial is going to train."""
+        claimed = self._ask("claim", self._store, stages) if stages else Claimed()
+        if claimed.blocked:
+            self._awaited.add(claimed.blocked[0])
+        return claimed
+
+    def committed(self, stage: str) -> None:
+        """Tell the others that a stage is in the store."""
+        self._ask("committed", self._store, stage)
+
+    def release(self, stages: tuple[str, ...]) -> None:
+        """Give back what a trial that is over did not commit."""
+        if stages:
+            self._ask("release", self._store, stages)
+
+    def news(self) -> list[News]:
+        """What happened since the last call. After the loss of all claims, what was waited for is free."""
+        self._since, news = self._ask("news", self._store, self._since)
+        lost, self._lost = self._lost, False
+        free = [News(stage, committed=False) for stage in sorted(self._awaited)] if lost else []
+        self._awaited.difference_update(one.stage for one in (*news, *free))
+        return [*news, *free]
+
+    def close(self) -> None:
+        """Give back everything."""
+        self._closed.set()
+        self._heart.join()
+        self._ask("leave")
+
+    def _ask(self, what: str, *arguments: Any) -> Any:
+        try:
+            return ray.get(getattr(self._ledger, what).remote(self._holder, *arguments))
+        except RayError as error:
+            _log.warning("the claims of this cluster were lost and begin anew: %s", type(error).__name__)
+            self._ledger = _connect()
+            self._lost = True
+            return ray.get(getattr(self._ledger, what).remote(self._holder, *arguments))
+
+    def _beat(self) -> None:
+        while not self._closed.wait(BEAT):
+            try:
+                ray.get(self._ledger.beat.remote(self._holder))
+            except RayError as error:
+                _log.debug("no sign of life was given: %s", error)  # the next question connects again
+
+
+def _connect() -> Any:
+    """The ledger of this cluster, made by whoever comes first."""
+    return (
+        ray.remote(Ledger)
+        .options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0)
+        .remote()
+    )

@@ -1,0 +1,76 @@
+"""Laws of the claims: one stage, one holder; the dead hold nothing; what happens is told once."""
+
+from __future__ import annotations
+
+import pytest
+
+from raysweep.cluster.claims import LEASE, Claimed, Ledger, News
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def ledger(clock: Clock) -> Ledger:
+    return Ledger(clock)
+
+
+def test_a_stage_has_one_holder_and_a_claim_is_whole_or_nothing(ledger):
+    assert ledger.claim("one", "store", ("a", "ab")) == Claimed()
+    assert ledger.claim("two", "store", ("x", "a", "ac")) == Claimed(blocked=("a", "one"))
+    assert ledger.claim("three", "store", ("x",)) == Claimed(), "two got nothing"
+    assert ledger.claim("one", "store", ("a", "ac")) == Claimed(), "a sweep may ask again for what it holds"
+
+
+def test_stores_do_not_know_of_each_other(ledger):
+    ledger.claim("one", "store", ("a",))
+    assert ledger.claim("two", "another", ("a",)) == Claimed()
+
+
+def test_what_is_committed_is_told_and_never_claimed_again(ledger):
+    since, _ = ledger.news("two", "store", 0)
+    ledger.claim("one", "store", ("a", "ab"))
+    ledger.committed("one", "store", "a")
+    assert ledger.claim("two", "store", ("a", "ac")) == Claimed(there=("a",))
+    since, news = ledger.news("two", "store", since)
+    assert news == [News("a", committed=True)]
+    assert ledger.news("two", "store", since) == (since, [])
+
+
+def test_what_is_given_back_is_free_and_told(ledger):
+    ledger.claim("one", "store", ("a", "ab"))
+    ledger.release("one", "store", ("a", "ab"))
+    assert ledger.news("two", "store", 0)[1] == [News("a", committed=False), News("ab", committed=False)]
+    assert ledger.claim("two", "store", ("a",)) == Claimed()
+    ledger.release("one", "store", ("a",))
+    assert ledger.claim("three", "store", ("a",)).blocked == ("a", "two"), "nobody gives back what another holds"
+
+
+def test_the_dead_hold_nothing(ledger, clock):
+    ledger.claim("one", "store", ("a",))
+    clock.now = LEASE - 1
+    assert ledger.claim("two", "store", ("a",)).blocked == ("a", "one")
+    clock.now = LEASE + 1
+    assert ledger.news("two", "store", 0)[1] == [News("a", committed=False)]
+    assert ledger.claim("two", "store", ("a",)) == Claimed()
+
+
+def test_old_news_is_forgotten_and_new_news_is_not_lost(ledger, monkeypatch):
+    monkeypatch.setattr("raysweep.cluster.claims.REMEMBERED", 10)
+    since = 0
+    heard = []
+    for stage in range(100):
+        ledger.committed("one", "store", str(stage))
+        since, news = ledger.news("two", "store", since)
+        heard += [one.stage for one in news]
+    assert heard == [str(stage) for stage in range(100)]
+    assert len(ledger.news("two", "store", 0)[1]) <= 10
