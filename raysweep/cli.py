@@ -41,7 +41,8 @@ def parser() -> argparse.ArgumentParser:
     whole = _Parser(
         prog="raysweep",
         description="Sweeps for continual memorization: what a model keeps of D_A after it is trained on D_B.",
-        epilog="examples:\n  raysweep plan experiments/table2.yaml\n  raysweep run experiments/quickstart.yaml\n  raysweep table quickstart",
+        epilog="examples:\n  raysweep plan experiments/table2.yaml\n  raysweep run experiments/quickstart.yaml"
+        "\n  raysweep table quickstart",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)

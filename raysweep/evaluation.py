@@ -16,11 +16,11 @@ from raysweep.data.encoding import Question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.familiarity import MAX_NEW_TOKENS
-from raysweep.grid import FAMILIAR
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.material import Material
 from raysweep.plan import Node
+from raysweep.sets import FAMILIAR
 from raysweep.spec import Evaluate, OwnSet
 
 __all__ = ["Answered", "Asked", "ask", "label", "to_ask"]

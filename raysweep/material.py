@@ -20,8 +20,8 @@ from raysweep.data.source import Source
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import TrialFailed
 from raysweep.familiarity import Familiarity
-from raysweep.grid import FAMILIAR
 from raysweep.plan import Node
+from raysweep.sets import FAMILIAR
 from raysweep.spec import OwnSet, Runtime, Text
 
 __all__ = ["Material", "StageData"]

@@ -122,9 +122,11 @@ def _sentence(problem: Mapping[str, Any], path: tuple[Any, ...]) -> str:
             return f"the key {dotted!r} is missing; a sweep file needs at least name, model and grid"
         case "literal_error":
             expected = problem["ctx"]["expected"].replace("'", "").replace(" or ", ", ")
-            return f"{dotted}: found {_shown(problem['input'])}; allowed: {expected}.{nearest(problem['input'], expected.split(', '))}"
+            near = nearest(problem["input"], expected.split(", "))
+            return f"{dotted}: found {_shown(problem['input'])}; allowed: {expected}.{near}"
         case "string_pattern_mismatch":
-            return f"{dotted}: {_shown(problem['input'])} is not a name; use a-z, 0-9, - and _, starting with a letter or digit, 64 at most"
+            rule = "use a-z, 0-9, - and _, starting with a letter or digit, 64 at most"
+            return f"{dotted}: {_shown(problem['input'])} is not a name; {rule}"
         case "value_error":
             return f"{dotted}: {problem['ctx']['error']}" if path else str(problem["ctx"]["error"])
         case _:

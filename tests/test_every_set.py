@@ -56,6 +56,6 @@ def test_every_set_trains(everything, data_dir, tmp_path):
     for job in jobs.values():
         record = execute(job, report=lambda event: None)
         assert record["status"] == "done", (job.point, record["error"])
-    frame = sweep.trials(store=store, data=data_dir)
+    frame = sweep.trials(store=tmp_path / "store", data=data_dir)
     assert set(frame["status"]) == {"done"}
     assert frame["loss_2"].notna().all()

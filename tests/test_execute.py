@@ -12,6 +12,7 @@ from raysweep.execute import execute
 from raysweep.identity import canonical
 from raysweep.store import Store
 
+
 def jobs_of(sweep, store, *, data=None):
     """Jobs of all trials that are missing, by mixer."""
     _, jobs = sweep.missing(store, data=data)

@@ -112,7 +112,10 @@ def test_every_command_runs(tmp_path, data_dir):
     python = re.search(r"```python\n(.*?)```", README, re.DOTALL)[1]
     done = subprocess.run([sys.executable, "-c", python], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    check = "import raysweep; f = raysweep.trials('quickstart'); print((f.accuracy_a1 == 100).all(), (f.retention < 100).all(), len(f))"
+    check = (
+        "import raysweep; frame = raysweep.trials('quickstart')\n"
+        "print((frame.accuracy_a1 == 100).all(), (frame.retention < 100).all(), len(frame))"
+    )
     done = subprocess.run([sys.executable, "-c", check], cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "True", "6"], done.stderr
 

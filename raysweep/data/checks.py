@@ -15,12 +15,12 @@ from raysweep.data.examples import candidates, digest_of
 from raysweep.data.mixing import draw
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import RaysweepError
+from raysweep.sets import FAMILIAR
 from raysweep.spec import Mix, Sweep
 
 __all__ = ["Checked", "Named", "check", "named_in"]
 
 SAMPLE = 10  # sequences that a check draws from a mixer, and pairs that it takes of a generated set
-FAMILIAR = "familiar/"
 
 Fits = Callable[[Example], bool]
 

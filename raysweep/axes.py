@@ -1,0 +1,184 @@
+"""The axes of a grid: what may be varied, and which values each axis may have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from raysweep.catalog import ID, MIXERS, NONE
+from raysweep.chain import LETTERS, Training
+from raysweep.errors import BadInput
+from raysweep.sets import Kind
+from raysweep.spec import Settings, Sweep
+from raysweep.sweepfile import Places, nearest
+
+__all__ = ["PLAIN_AXES", "checked_axes", "put"]
+
+PLAIN_AXES = ("mixer", "ratio", "seed")
+_FREE_SETTINGS = ("examples", "data_seed", "familiarity")
+
+
+def checked_axes(sweep: Sweep, places: Places, kinds: Mapping[str, Kind]) -> dict[str, tuple[Any, ...]]:
+    """The axes with their values as settings have them, defaults included; stage axes first, then mixer, ratio, seed.
+
+    Raises BadInput, with the place in the file, for an axis or a value that cannot be used.
+    """
+    return _Checker(sweep, places, kinds).axes()
+
+
+def put(raw: Mapping[str, Any], axis: str, value: Any) -> dict[str, Any]:
+    """Settings with one axis set, as plain values."""
+    return _put(raw, _steps(axis), value)
+
+
+class _Checker:
+    """The checks of one sweep's grid."""
+
+    def __init__(self, sweep: Sweep, places: Places, kinds: Mapping[str, Kind]) -> None:
+        self.sweep = sweep
+        self._places = places
+        self._kinds = kinds
+
+    def axes(self) -> dict[str, tuple[Any, ...]]:
+        grid = dict(self.sweep.grid)
+        if "d_a" not in grid:
+            raise self._wrong((), f"the axis 'd_a' is missing; give a factoid set, or none.{nearest('d_a', grid)}")
+        letters = sorted(axis[2] for axis in grid if re.fullmatch("d_[a-z]", axis))
+        if "".join(letters) != LETTERS[: len(letters)]:
+            missing = next(letter for letter in LETTERS if letter not in letters)
+            raise self._wrong(
+                (f"d_{letters[-1]}",),
+                f"d_{letters[-1]} needs a d_{missing} before it; use none where there is no such stage",
+            )
+        stages = {f"d_{letter}": grid.pop(f"d_{letter}") for letter in letters}
+        defaults = {"mixer": ("/".join([NONE] * len(letters)),), "ratio": (2.0,), "seed": (0,)}
+        axes = stages | {axis: grid.pop(axis, default) for axis, default in defaults.items()} | grid
+        return {axis: self._values(axis, values, len(letters)) for axis, values in axes.items()}
+
+    def _values(self, axis: str, values: tuple[Any, ...], stages: int) -> tuple[Any, ...]:
+        if not values:
+            raise self._wrong((axis,), f"the axis {axis!r} is empty; give at least one value, or leave the axis out")
+        checked = tuple(self._value(axis, index, value, stages) for index, value in enumerate(values))
+        for index, value in enumerate(checked):
+            if value in checked[:index]:
+                raise self._wrong((axis, index), f"{axis}: the value {value!r} stands here twice; name each value once")
+        return checked
+
+    def _value(self, axis: str, index: int, value: Any, stages: int) -> Any:
+        match axis:
+            case "d_a":
+                return self._first_set(index, value)
+            case "mixer":
+                return self._mixer(index, value, stages)
+            case "ratio":
+                if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < float("inf"):
+                    raise self._wrong((axis, index), f"ratio: found {value!r}; allowed: a finite number above 0")
+                return float(value)
+            case "seed":
+                if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+                    raise self._wrong((axis, index), f"seed: found {value!r}; allowed: a whole number from 0")
+                return value
+            case _ if axis.startswith("d_"):
+                return self._later_set(axis, index, value)
+            case _:
+                return self._free_value(axis, index, value)
+
+    def _first_set(self, index: int, value: Any) -> str:
+        allowed = [name for name, kind in self._kinds.items() if kind.factoid] + [NONE]
+        if value in allowed:
+            return value
+        if value in self._kinds:
+            raise self._wrong(("d_a", index), f"d_a: {value!r} is not a factoid set; allowed: {', '.join(allowed)}")
+        raise self._wrong(
+            ("d_a", index), f"d_a: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}"
+        )
+
+    def _later_set(self, axis: str, index: int, value: Any) -> str:
+        allowed = [*self._kinds, ID, NONE]
+        if value not in allowed:
+            raise self._wrong(
+                (axis, index), f"{axis}: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}"
+            )
+        if value == ID and NONE in self.sweep.grid["d_a"]:
+            raise self._wrong(
+                (axis, index),
+                f"{axis}: 'id' means other examples of D_A, but d_a has the value none; leave one of them out",
+            )
+        return value
+
+    def _mixer(self, index: int, value: Any, stages: int) -> str:
+        parts = value.split("/") if isinstance(value, str) else [value]
+        for part in parts:
+            if part not in MIXERS:
+                raise self._wrong(
+                    ("mixer", index),
+                    f"mixer: unknown source {part!r} in {value!r}; allowed: {', '.join(MIXERS)}.{nearest(part, MIXERS)}",
+                )
+        if len(parts) != stages:
+            example = "/".join([*parts, *[NONE] * stages][:stages])
+            raise self._wrong(
+                ("mixer", index),
+                f"mixer: {value!r} has {len(parts)} part(s), but this grid has {stages} stage(s): "
+                f"write one source for each, such as {example}",
+            )
+        if parts[0] == "replay" or ("replay" in parts and NONE in self.sweep.grid["d_a"]):
+            raise self._wrong(
+                ("mixer", index), f"mixer: {value!r}: replay gives back D_A, so it needs a D_A in a stage before it"
+            )
+        if "text" in parts and self.sweep.mixing.text is None:
+            raise self._wrong(
+                ("mixer", index),
+                f"mixer: {value!r}: the mixer 'text' needs mixing.text, such as {{path: corpus.jsonl, field: text}}",
+            )
+        return value
+
+    def _free_value(self, axis: str, index: int, value: Any) -> Any:
+        if "." not in axis and axis not in _FREE_SETTINGS:
+            allowed = ["d_a", "d_b", "d_c", *PLAIN_AXES, *_FREE_SETTINGS]
+            raise self._wrong(
+                (axis,),
+                f"unknown axis {axis!r}; allowed: {', '.join(allowed)}, or the dotted path of a setting "
+                f"such as train.lr.{nearest(axis, allowed)}",
+            )
+        base = self.sweep.model_dump(include=set(Settings.model_fields), exclude_unset=True)
+        try:
+            settings = Settings.model_validate(put(base, axis, value))
+        except ValidationError as error:
+            problem = error.errors(include_url=False)[0]
+            raise self._wrong(
+                (axis, index), f"axis {axis!r}: found {value!r}: {_axis_problem(problem, axis)}"
+            ) from None
+        return _read(settings, axis)
+
+    def _wrong(self, path: tuple[Any, ...], message: str) -> BadInput:
+        return BadInput(f"{self._places.of(('grid', *path))}: grid: {message}")
+
+
+def _steps(axis: str) -> list[str]:
+    """`train.b.lr` → train, stages, b, lr: where the value stands in `Settings`."""
+    parts = axis.split(".")
+    return [parts[0], "stages", *parts[1:]] if parts[0] == "train" and len(parts) == 3 else parts
+
+
+def _put(raw: Mapping[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    first, *rest = path
+    below = raw.get(first)
+    return {**raw, first: _put(below if isinstance(below, Mapping) else {}, rest, value) if rest else value}
+
+
+def _read(settings: Settings, axis: str) -> Any:
+    value: Any = settings
+    for step in _steps(axis):
+        value = value[step] if isinstance(value, Mapping) else getattr(value, step)
+    return value
+
+
+def _axis_problem(problem: Mapping[str, Any], axis: str) -> str:
+    if problem["type"] != "extra_forbidden":
+        return problem["msg"]
+    allowed = [f"train.{name}" for name in Training.__dataclass_fields__]
+    allowed += ["mixing.words", "mixing.cut", "mixing.overlap", "prompt.strip", "model.name", "model.revision"]
+    return f"there is no such setting; allowed: {', '.join(allowed)}.{nearest(axis, allowed)}"
