@@ -49,15 +49,19 @@ class Job:
     text: Text | None = None
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
+    run: str = ""  # the run of the sweep that asks for it: attempts of one run are counted together
     kept: frozenset[str] = frozenset()  # stages whose weights are kept even where this trial ends with them
 
 
 def execute(job: Job, *, report: Report) -> dict[str, Any]:
     """Do a trial and return its record; what cannot succeed by trying again is a record that says `failed`.
 
-    Whatever else goes wrong is raised, after the record was written, so that the caller may try again.
+    Whatever else goes wrong is raised, after the record was written, so that the caller may try again; after the same
+    error twice in one run it is not.
     """
     trial = _Trial(job, connect(), report)
+    if trial.given_up:
+        return trial.given_up
     try:
         return trial.run()
     except (TrialFailed, BadData, BadInput) as error:
@@ -87,7 +91,10 @@ class _Trial:
         self._ranks = ranks
         self._report = report
         self._store = Store(job.store)
-        self._header = self._begin()
+        self._before = self._last_attempt()
+        again = not records.gives_up(self._before, run=job.run)
+        self.given_up = None if again else self._before
+        self._header = self._begin() if again else {}
 
     def run(self) -> dict[str, Any]:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
@@ -107,7 +114,7 @@ class _Trial:
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Record an error, and what is known of it."""
-        record = records.failed_trial(self._header, error)
+        record = records.failed_trial(self._header, error, before=self._before)
         if self._ranks.rank == 0:
             self._store.write_trial(self._job.trial, record)
         return record
@@ -236,15 +243,20 @@ class _Trial:
     def _is_last(self, index: int) -> bool:
         return index == len(self._job.chain) - 1
 
+    def _last_attempt(self) -> dict[str, Any]:
+        """What the trial's record says before this attempt; rank 0 reads it for all."""
+        found = (self._store.trial(self._job.trial) or {}) if self._ranks.rank == 0 else {}
+        return self._ranks.broadcast(found)
+
     def _begin(self) -> dict[str, Any]:
         """Write that the trial runs; the header that all its records share."""
         job = self._job
-        before = (self._store.trial(job.trial) or {}) if self._ranks.rank == 0 else {}
         header = records.trial_header(
             point=job.point,
             model=job.model.name,
             stages=[node.id for node in job.chain],
-            attempts=before.get("attempts", 0) + 1,
+            attempts=self._before.get("attempts", 0) + 1,
+            run=job.run,
             began=time.time(),
         )
         if self._ranks.rank == 0:

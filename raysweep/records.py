@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from raysweep import provenance
 from raysweep.errors import RaysweepError
 
-__all__ = ["done_trial", "failed_trial", "finished_stage", "trial_header"]
+__all__ = ["done_trial", "failed_trial", "finished_stage", "gives_up", "signature_of", "trial_header"]
 
 
 def finished_stage(
@@ -42,7 +43,7 @@ def finished_stage(
 
 
 def trial_header(
-    *, point: Mapping[str, Any], model: str, stages: Sequence[str], attempts: int, began: float
+    *, point: Mapping[str, Any], model: str, stages: Sequence[str], attempts: int, began: float, run: str = ""
 ) -> dict[str, Any]:
     """What every record of a trial says, however far it is."""
     return {
@@ -50,9 +51,26 @@ def trial_header(
         "model": model,
         "stages": list(stages),
         "attempts": attempts,
+        "run": run,
         "started": provenance.timestamp(began),
         "provenance": provenance.here(),
     }
+
+
+def gives_up(before: Mapping[str, Any], *, run: str) -> bool:
+    """Whether a trial is not tried again in this run: its last two attempts in it ended in the same place."""
+    return before.get("status") == "failed" and bool(before.get("repeated")) and before.get("run") == run
+
+
+def signature_of(error: BaseException) -> str:
+    """What makes two errors the same: their kind, and the line that raised them. Their texts may name a step or a port."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f"{Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else "nowhere"
+    return f"{type(error).__name__} at {where}"
+
+
+def _mark(record: Mapping[str, Any]) -> tuple[Any, Any]:
+    return record.get("run"), record.get("signature")
 
 
 def done_trial(
@@ -70,13 +88,19 @@ def done_trial(
     }
 
 
-def failed_trial(header: Mapping[str, Any], error: Exception) -> dict[str, Any]:
-    """The record of a trial that ended with an error; one of ours speaks for itself, others keep their traceback."""
+def failed_trial(header: Mapping[str, Any], error: Exception, *, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a trial that ended with an error; one of ours speaks for itself, others keep their traceback.
+
+    `repeated` says whether the attempt before, whose record is `before`, ended in the same place of the same run.
+    """
     ours = isinstance(error, RaysweepError)
     text = str(error) or type(error).__name__
+    signature = signature_of(error)
     return {
         **header,
         "status": "failed",
+        "signature": signature,
+        "repeated": bool(header.get("run")) and _mark(before) == (header["run"], signature),
         "error": text if ours else f"{type(error).__name__}: {text}",
         "traceback": None if ours else traceback.format_exc(),
         "finished": provenance.timestamp(time.time()),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -60,7 +61,8 @@ def run_trials(
     """
     nodes = nodes_of_cluster()
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
-    jobs = {trial: replace(job, runtime=runtime) for trial, job in jobs.items()}
+    run = uuid.uuid4().hex
+    jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     records = store.stage_records()
