@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raysweep.api import load
+from raysweep.api import load, overview
 from raysweep.cli import parser
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -126,6 +126,17 @@ def test_what_needs_a_gpu_is_planned(words, tmp_path, capsys):
 
     assert main(["plan", str(ROOT / words[2]), "--store", str(tmp_path)]) == 0
     assert "stage trainings" in capsys.readouterr().out
+
+
+def test_the_predicted_numbers_are_those_of_plan(tmp_path):
+    rows = re.findall(r"^\| .* \| `raysweep run (\S+)` \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE)
+    assert len(rows) == len(PAPER) == 9
+    sweeps = [load(ROOT / file) for file, *_ in rows]
+    every = re.search(r"^\| all of them.* \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE).groups()
+    for told, planned in [*((row[1:], [sweep]) for row, sweep in zip(rows, sweeps, strict=True)), (every, sweeps)]:
+        found = overview(planned, store=tmp_path)
+        counts = [found["trials"], found["stages"], found["stages_unshared"], round(found["estimate"]["gpu_hours"])]
+        assert [int(number.replace(",", "")) for number in told] == counts
 
 
 def _without_comments(text):
