@@ -102,7 +102,8 @@ class LoadedSweep:
         from raysweep.cluster.tuner import run_trials
 
         with connected(address):
-            return run_trials(self.grid.axes, plan, jobs, opened, keep=self.sweep.keep, with_others=address is not None)
+            others = bool(address or os.environ.get("RAY_ADDRESS"))
+            return run_trials(self.grid.axes, plan, jobs, opened, keep=self.sweep.keep, with_others=others)
 
     def missing(
         self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None
