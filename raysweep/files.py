@@ -105,6 +105,13 @@ class Files:
         inside = self._fs.get_file_info(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
         return max(info.mtime_ns or 0 for info in [self._fs.get_file_info(self._at(path)), *inside]) / 1e9
 
+    def address(self, path: str) -> str:
+        """What another program must call a path here: a local path, or a URL with the root's own query."""
+        if self.local is not None:
+            return self._at(path)
+        root, mark, query = self.url.partition("?")
+        return f"{root.rstrip('/')}/{path}{mark}{query}"
+
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
         return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound

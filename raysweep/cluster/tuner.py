@@ -88,11 +88,13 @@ def run_trials(
         claims=claims,
     )
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
+    trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
     try:
         with watch.board:
-            _tuner(axes, jobs, searcher, watch, storage, slots).fit()
+            _tuner(axes, jobs, searcher, watch, storage, slots, store.files.address(trains)).fit()
     finally:
         shutil.rmtree(storage, ignore_errors=True)
+        store.files.remove(trains)
         if claims is not None:
             claims.close()
     return watch.close()
@@ -105,10 +107,11 @@ def _tuner(
     watch: _Watch,
     storage: Path,
     slots: int,
+    shared: str,
 ) -> Tuner:
     job = next(iter(jobs.values()))
     warm = is_warm(job.runtime)
-    function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=job.store)
+    function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=shared)
     resources = worker_resources(job.runtime) if warm else GROUP_DRIVER
     return Tuner(
         tune.with_resources(function, resources),

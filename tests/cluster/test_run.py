@@ -18,6 +18,7 @@ from raysweep.store import Store
 
 pytestmark = pytest.mark.ray
 
+MIXED = "grid.mixer=[random/none]"  # one trial: a worker group takes its time to come up
 NUMBERS = ["trial", "loss_1", "loss_2", "accuracy_a1", "retention", "accuracy_b"]
 
 
@@ -68,7 +69,7 @@ def test_a_shared_stage_is_trained_once(cluster, tmp_path):
 
 
 def test_two_workers_agree_with_one(cluster, tmp_path):
-    one, two = small(tmp_path), small(tmp_path, "runtime.workers=2")
+    one, two = small(tmp_path, MIXED), small(tmp_path, MIXED, "runtime.workers=2")
     one.run(store=tmp_path / "one")
     outcome = two.run(store=tmp_path / "two")
     assert outcome.failed == {}
@@ -80,10 +81,12 @@ def test_two_workers_agree_with_one(cluster, tmp_path):
             assert single[accuracy] == double[accuracy]
     records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "stages").glob("*/record.json")]
     assert {(record["engine"]["world_size"], record["engine"]["backend"]) for record in records} == {(2, "gloo")}
+    left = {path.name for path in (tmp_path / "two").iterdir() if not path.name.startswith(".")}
+    assert left <= {"models", "stages", "sweeps", "trials"}, "Ray leaves nothing in the store"
 
 
 def test_a_worker_group_of_one_gives_the_same_bits(cluster, tmp_path):
-    warm, isolated = small(tmp_path), small(tmp_path, "runtime.isolate=true")
+    warm, isolated = small(tmp_path, MIXED), small(tmp_path, MIXED, "runtime.isolate=true")
     warm.run(store=tmp_path / "warm")
     isolated.run(store=tmp_path / "isolated")
     assert numbers(warm, tmp_path / "warm") == numbers(isolated, tmp_path / "isolated")
