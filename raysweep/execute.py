@@ -169,7 +169,9 @@ class _Trial:
             outcome = self._train(engine, index, data, checkpoints)
             answered = [self._ask(engine, index, one) for one in asked]
             done = self._commit(engine, index, outcome, data, answered, began)
-        self._report({"event": "committed", "committed": node.id, **self._where(index)})
+        self._report(
+            {"event": "committed", "committed": node.id, **self._where(index), "peak_memory": outcome.peak_memory}
+        )
         return done
 
     def _engine(self, start: Path, index: int, data: StageData) -> Engine:
@@ -234,7 +236,8 @@ class _Trial:
 
     def _tell(self, index: int, progress: Progress) -> None:
         said = {"step": progress.step, "steps": progress.total_steps, "loss": progress.loss}
-        self._report({"event": "train", **self._where(index), **said})
+        pace = {"tokens": progress.tokens, "seconds": progress.seconds}
+        self._report({"event": "train", **self._where(index), **said, **pace})
 
     def _where(self, index: int) -> dict[str, Any]:
         stage = self._job.chain[index].stage

@@ -19,6 +19,7 @@ from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysweep.cluster.capacity import worker_resources
+from raysweep.cluster.metrics import observed
 from raysweep.execute import Job, execute
 
 __all__ = ["GROUP_DRIVER", "run_in_group", "run_warm"]
@@ -65,13 +66,17 @@ def _run_alone(config: Mapping[str, Any]) -> dict[str, Any]:
     from raysweep.learn.ranks import disconnect
 
     try:
-        return execute(config["job"], report=lambda event: tune.report(dict(event)))
+        return execute(config["job"], report=observed(config["job"], lambda event: tune.report(dict(event))))
     finally:
         disconnect()
 
 
 def _run_in_worker(config: Mapping[str, Any]) -> dict[str, Any]:
-    return execute(config["job"], report=lambda event: train.report(dict(event)))
+    def report(event: Mapping[str, Any]) -> None:
+        train.report(dict(event))
+
+    first = train.get_context().get_world_rank() == 0  # every rank says the same: one of them is enough
+    return execute(config["job"], report=observed(config["job"], report) if first else report)
 
 
 def _summary(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,10 @@ PORTS = (
 
 @dataclass(frozen=True)
 class Head:
-    """A running head: the URL of its job server, and the variables with which a client finds its token."""
+    """A running head: the URLs of its job server and its metrics, and the variables with which a client finds its token."""
 
     url: str
+    metrics: str
     environment: dict[str, str]
 
 
@@ -60,7 +61,7 @@ def head() -> Iterator[Head]:
     url = f"http://127.0.0.1:{ports['dashboard-port']}"
     try:
         _wait_for(url, started, folder / "start.log")
-        yield Head(url, environment)
+        yield Head(url, f"http://127.0.0.1:{ports['metrics-export-port']}/metrics", environment)
     finally:
         _end(started)
         shutil.rmtree(folder, ignore_errors=True)

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,7 @@ def test_a_stopped_sweep_goes_on_when_it_is_submitted_again(ask, client, tmp_pat
     status = _until(lambda: ask("status", "long", "--store", str(store))[1], _says_where)
     assert status["state"] == "running" and status["job"].startswith("long RUNNING")
     assert {"name", "doing", "trial", "seconds"} <= set(status["at_work"][0])
+    _until(lambda: _metrics(client.metrics, "long"), lambda found: {"loss", "step", "tokens_per_second"} <= found)
 
     assert ask("submit", file, "--store", str(store))[1]["id"] == "long"  # the same: joined, not started twice
     assert ask("submit", file, "--store", str(store), "--set", "train.lr=2e-3")[0] == 2  # not the same: refused
@@ -136,6 +138,13 @@ def test_without_the_token_nothing_is_done(client, monkeypatch, tmp_path, capsys
 def test_an_unknown_job_is_named_with_those_that_there_are(client, capsys):
     assert main(["logs", "nothing", "--address", client.url]) == 2
     assert "no job 'nothing'" in capsys.readouterr().err
+
+
+def _metrics(url: str, sweep: str) -> set[str]:
+    """The names of our metrics that Prometheus would read of a sweep."""
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    return {line.split("{")[0].removeprefix("ray_raysweep_") for line in lines if f'sweep="{sweep}"' in line}
 
 
 def _says_where(status: dict) -> bool:
