@@ -1,43 +1,36 @@
 """How long results take to load as a store grows: the first time, again, and after a few records have changed.
 
-`python tests/bench/query.py [--json FILE]` prints seconds. There is no reference to divide by: the figures are there to
-stay small.
+There is no reference to divide by: the figures, in seconds, are there to stay small.
 """
 
 from __future__ import annotations
 
-import argparse
 import itertools
 import json
 import os
-import platform
 import random
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from run import machine
+
 SIZES = (1_000, 10_000, 100_000)
 _SETS = ("id", "lama", "entityqa", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat")
 _MIXERS = ("none/none", "random/none", "knowledge_pile/none", "none/random", "none/knowledge_pile")
 
 
-def measure(*, sizes: Sequence[int] = SIZES, repeats: int = 3) -> dict[str, Any]:
-    """Figures: seconds by number of records, and what the store's dataframe takes on disk."""
+def measure(*, data_dir: Path | None = None, repeats: int = 3, sizes: Sequence[int] = SIZES) -> dict[str, Any]:
+    """Figures: seconds by number of records, and what the store's dataframe takes on disk; `data_dir` is not needed."""
     figures: dict[str, Any] = {}
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             write_store(Path(folder), size)
             figures |= {f"{name}_{size}": value for name, value in _figures(Path(folder), size, repeats).items()}
     return {"name": "query", "ratios": {}, "figures": figures, "machine": machine()}
-
-
-def machine() -> dict[str, Any]:
-    """What the figures were measured on."""
-    return {"cpus": os.cpu_count(), "platform": platform.platform(), "python": platform.python_version()}
 
 
 def write_store(folder: Path, size: int) -> None:
@@ -127,20 +120,3 @@ def _record(point: dict[str, Any], generator: random.Random) -> dict[str, Any]:
         "reused": [],
         "metrics": {"accuracy_a1": 100.0, "retention": retention, "forgetting": 100 - retention, **per_stage},
     }
-
-
-def main() -> int:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--json", metavar="FILE")
-    options = parser.parse_args()
-    found = measure()
-    for name, value in found["figures"].items():
-        print(f"{name:<32} {value:>10}")
-    if options.json:
-        Path(options.json).write_text(json.dumps(found, indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
