@@ -106,10 +106,12 @@ def figure(
     where: str | None = None,
 ) -> Figure:
     """A figure of one of the kinds in `raysweep.report.figures.KINDS`, with the values that it draws. Raises BadInput."""
-    from raysweep.report.figures import NEEDS_CURVES, make_figure
+    from raysweep.report.figures import NEEDS_CURVES, make_figure, with_start
 
-    read = curves if kind in NEEDS_CURVES else trials
-    return make_figure(kind, read(name, store=store, data=data, where=where))
+    given = {"store": store, "data": data}
+    if kind not in NEEDS_CURVES:
+        return make_figure(kind, trials(name, **given, where=where))
+    return make_figure(kind, with_start(curves(name, **given, where=where), trials(name, **given)))
 
 
 def page(name: Names, output: str | Path, *, store: str | Path | None = None, data: str | Path | None = None) -> Path:

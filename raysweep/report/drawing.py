@@ -101,6 +101,8 @@ def _draw_panel(axis: Any, about: Kind, values: pd.DataFrame, title: str, series
         _lines(axis, values, series)
     if about.log_x and values["x"].min() > 0:
         _log_x(axis, sorted(values["x"].unique()))
+    elif about.x.startswith(("epoch", "step")):
+        _whole_numbers(axis)
     if about.log_y and values["y"].min() > 0:
         axis.set_yscale("log")
     elif "%" in about.y:
@@ -111,6 +113,12 @@ def _log_x(axis: Any, places: Sequence[float]) -> None:
     axis.set_xscale("log", base=2)
     axis.set_xticks(places, [f"{place:g}" for place in places])
     axis.minorticks_off()
+
+
+def _whole_numbers(axis: Any) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _lines(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 from raysweep.catalog import DATASETS
 from raysweep.errors import BadInput
 
-__all__ = ["KINDS", "NEEDS_CURVES", "Figure", "Kind", "make_figure"]
+__all__ = ["KINDS", "NEEDS_CURVES", "Figure", "Kind", "make_figure", "with_start"]
 
 COLUMNS = ("panel", "series", "x", "y", "std", "n")
 _POINTS = 300  # of one series of a curve; more than a page can show
@@ -70,6 +70,11 @@ def make_figure(kind: str, frame: pd.DataFrame) -> Figure:
             f"nothing to draw for {kind!r}: it shows {about.needs}, and there is no such finished trial here"
         )
     return Figure(kind, about, values)
+
+
+def with_start(curves: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
+    """Curves with what the trials know of D_A at the end of stage 1: where a forgetting curve begins."""
+    return curves.merge(trials[["trial", "accuracy_a1"]].drop_duplicates("trial"), on="trial", how="left")
 
 
 # ---- what each kind draws
@@ -131,11 +136,23 @@ def _mixers(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _forgetting(curves: pd.DataFrame) -> pd.DataFrame:
-    """D_A's accuracy along the stages after its own, one panel a D_A and later sets, one line a mixer."""
+    """D_A's accuracy along the stages after its own, from what it was before; one panel a route, one line a mixer."""
     if "accuracy_a" not in curves:
         return _nothing()
     asked = curves[(curves["stage"] > 1) & curves["accuracy_a"].notna()]
-    return _spread(_told(asked, asked["epoch"], _route(asked)), "accuracy_a")
+    panel = _route(asked)
+    if (asked["stage"] > 2).any():
+        panel = panel + ", stage " + asked["stage"].astype(str)
+    told = _told(asked, asked["epoch"], panel)
+    return _spread(pd.concat([_before(told), told], ignore_index=True), "accuracy_a")
+
+
+def _before(told: pd.DataFrame) -> pd.DataFrame:
+    """Each trial's D_A at the end of stage 1, as epoch 0 of stage 2; nothing where that is not known."""
+    if "accuracy_a1" not in told:
+        return told.iloc[:0]
+    second = told[told["stage"] == 2].drop_duplicates("trial").dropna(subset=["accuracy_a1"])
+    return second.assign(_x=0.0, accuracy_a=second["accuracy_a1"])
 
 
 def _training(curves: pd.DataFrame) -> pd.DataFrame:

@@ -17,7 +17,7 @@ import pandas as pd
 
 from raysweep.errors import BadInput
 from raysweep.report.facts import failures, provenance, sharing, slowest, status
-from raysweep.report.figures import KINDS, NEEDS_CURVES, make_figure
+from raysweep.report.figures import KINDS, NEEDS_CURVES, make_figure, with_start
 from raysweep.report.frame import Source, trials_of
 from raysweep.report.layouts import LAYOUTS, Layout, lay_out, other_models
 from raysweep.report.long import curves_of
@@ -165,7 +165,7 @@ def _html(table: Table, values: Sequence[str], command: _Command) -> str:
 
 def _figures(sources: Sequence[Source], frame: pd.DataFrame, store: Store, command: _Command) -> list[_Shown]:
     there = frame["trial"].nunique()
-    curves = curves_of(sources, store) if there <= _MOST_TRIALS else None
+    curves = with_start(curves_of(sources, store), frame) if there <= _MOST_TRIALS else None
     found = []
     for kind, about in KINDS.items():
         rows = curves if kind in NEEDS_CURVES else frame

@@ -116,8 +116,19 @@ def test_curves_are_drawn_by_stage_and_thinned(tmp_path: Path) -> None:
     assert training.groupby(["panel", "series"])["x"].apply(list).map(tuple).unique().tolist() == [(1, 2, 3, 4, 5, 6)]
     assert training["n"].eq(2).all() and training["y"].tolist()[:2] == [1.0, 0.5]
     forgetting = raysweep.figure("small", "forgetting", store=store.url).values
-    assert forgetting.groupby("series")["y"].apply(list).tolist() == [[70.0, 40.0]] * 2
-    assert forgetting["x"].tolist()[:2] == [1.0, 2.0]
+    assert forgetting.groupby("series")["y"].apply(list).tolist() == [[100.0, 70.0, 40.0]] * 2
+    assert forgetting.groupby("series")["x"].apply(list).tolist() == [[0.0, 1.0, 2.0]] * 2
+
+
+def test_stages_of_a_longer_chain_are_not_drawn_over_each_other(tmp_path: Path) -> None:
+    grid = {"d_a": ["kvr"], "d_b": ["id"], "d_c": ["id"], "mixer": ["none/none/none"], "seed": [0]}
+    sweep, store = filled(tmp_path, lambda point: {"retention": 1.0}, grid=grid)
+    commit_stages(sweep, store)
+    values = raysweep.figure("small", "forgetting", store=store.url).values
+    assert values.groupby("panel")["x"].apply(list).to_dict() == {
+        "kvr → id → id, stage 2": [0.0, 1.0, 2.0],
+        "kvr → id → id, stage 3": [1.0, 2.0],
+    }
 
 
 def test_a_long_curve_keeps_its_end() -> None:

@@ -13,7 +13,12 @@ from raysweep.cli import main
 from raysweep.report.status import FRESH_SECONDS, described, status_of
 
 NOW = 1_800_000_000.0
-ROOM = {"workers": 2, "asks": {"CPU": 0.9, "GPU": 1.0}, "free": {"CPU": 3.0, "GPU": 0.0}, "total": {"CPU": 8.0, "GPU": 4.0}}
+ROOM = {
+    "workers": 2,
+    "asks": {"CPU": 0.9, "GPU": 1.0},
+    "free": {"CPU": 3.0, "GPU": 0.0},
+    "total": {"CPU": 8.0, "GPU": 4.0},
+}
 
 
 def sign(trials: list[str], *, at: float = NOW, state: str = "running", growing: bool = False) -> dict:
