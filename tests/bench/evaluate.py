@@ -1,7 +1,7 @@
 """Evaluation speed against batched `generate`, with identical verdicts.
 
 `all_memorized`: a model asked what it has memorized. `none_memorized`: the same model asked keys that it never saw,
-so that it answers at length and wrongly. The reference generates greedily in left-padded batches and applies the same
+so that it answers wrongly. The reference generates greedily in left-padded batches and applies the same
 rule: in batches of 20 in the given order, as the released code does, which the ratios are against; and, as a figure,
 in batches as large as ours, sorted by length.
 """

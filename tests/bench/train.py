@@ -122,7 +122,7 @@ def _compete(name: str, stage: str, data_dir: Path, cache: Path) -> dict[str, fl
 
     from raysweep.learn.model import load_tokenizer, prepare
 
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", len(os.sched_getaffinity(0)))))
     logging.disable(logging.WARNING)
     folder = prepare("tiny", None, cache=cache)
     examples = examples_of(stage, load_tokenizer(folder), data_dir)

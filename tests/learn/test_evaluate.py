@@ -64,8 +64,10 @@ def trained(folder, tokenizer, examples, settings, tmp_path, *, runtime=None):
         yield engine, AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
 
 
-@pytest.mark.parametrize("epochs", [1, 25, 80])
-@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize(
+    ("zero", "epochs"),
+    [(0, 1), (0, 25), (0, 80), (3, 1), *(pytest.param(3, more, marks=pytest.mark.slow) for more in (25, 80))],
+)
 def test_verdicts_are_those_of_generate(small, tokenizer, pairs, training, tmp_path, epochs, zero):
     examples = [*adversarial(), *pairs(40)]
     settings = training(epochs=epochs, batch_size=8)
@@ -84,6 +86,7 @@ def test_verdicts_are_those_of_generate(small, tokenizer, pairs, training, tmp_p
             assert sum(one.proven for one in ours) > 10
 
 
+@pytest.mark.slow
 def test_a_proof_alone_gives_the_text(small, tokenizer, training, tmp_path):
     """Memorized answers are proved, whatever they are made of, and read as they were trained."""
     examples = adversarial()

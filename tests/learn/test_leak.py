@@ -22,11 +22,15 @@ def tensors() -> int:
     return sum(issubclass(type(thing), torch.Tensor) for thing in gc.get_objects())
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
-@pytest.mark.parametrize("offload", ["none", "optimizer"])
+@pytest.mark.parametrize(
+    ("zero", "offload"),
+    [
+        (3, "none"), (0, "none"),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in ((1, "none"), (2, "none"), (1, "optimizer"))),
+        *(pytest.param(*way, marks=pytest.mark.slow) for way in ((2, "optimizer"), (3, "optimizer"), (3, "all"))),
+    ],
+)
 def test_a_closed_engine_is_gone(small, tokenizer, pairs, training, encoded, asked, tmp_path, zero, offload):
-    if zero == 0 and offload == "optimizer":
-        pytest.skip("refused: nothing is sharded to be offloaded")
     examples, questions = encoded(pairs(8)), asked(pairs(8))
     settings = training(epochs=2)
 

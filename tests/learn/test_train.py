@@ -15,6 +15,8 @@ from raysweep.learn.schedule import LossRule, rate
 from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
 
+QUICK = {(3, "fp32"), (3, "bf16"), (0, "fp32")}  # of the ways to resume, those most in use
+
 
 @pytest.fixture
 def stage(small, tmp_path):
@@ -52,8 +54,13 @@ def test_same_seed_same_bits(stage, pairs, training, encoded):
     assert not same(weights, weights_other)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "bf16_pure"])
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    [
+        pytest.param(zero, precision, marks=[] if (zero, precision) in QUICK else pytest.mark.slow)
+        for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16", "bf16_pure")
+    ],
+)
 def test_a_killed_stage_ends_bit_identical(stage, pairs, training, encoded, asked, tmp_path, precision, zero):
     examples, probes = encoded(pairs(20)), {"a": asked(pairs(20))}
     settings = training(epochs=3, precision=precision, stop=StopAt(rule="loss", loss=5.2, hits=3))
