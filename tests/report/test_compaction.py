@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from filling import filled, put, record_file, same, settle
+from filling import fill, filled, put, record_file, same, settle
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -211,6 +211,16 @@ def test_neither_order_nor_duplicates_of_points_change_a_table(
     plan["points"] = [points[place] for place in [*order, *doubled]]
     store.files.write_json("sweeps/small/plan.json", plan)
     assert _cells(store) == before
+
+
+def test_a_store_that_is_not_on_a_disk_gives_the_same_frame(tmp_path: Path) -> None:
+    sweep, store = filled(tmp_path, half, grid=GRID)
+    elsewhere = Store(f"memory://results-{tmp_path.name}")
+    fill(sweep, elsewhere, half)
+    for _ in range(2):
+        same(trials_of(["small"], elsewhere), trials_of(["small"], store))
+    put(elsewhere, sweep.plan().points[5].trial, "failed")
+    assert trials_of(["small"], elsewhere)["status"].tolist()[5] == "failed"
 
 
 def test_others_can_read_the_compacted_file(tmp_path: Path) -> None:
