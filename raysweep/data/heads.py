@@ -54,7 +54,7 @@ def _streamed(id: str, revision: str, paths: Sequence[str], endpoint: str) -> It
     """Row by row, as far as they are wanted: `datasets` fetches no more of a file than it must."""
     from datasets import DownloadConfig, load_dataset
 
-    access = DownloadConfig(storage_options={"hf": {"endpoint": endpoint}})
+    access = DownloadConfig(storage_options={"hf": {"endpoint": endpoint, "skip_instance_cache": True}})
     for path in paths:
         builder = _BUILDERS[PurePosixPath(path).suffix]
         address = f"hf://datasets/{id}@{revision}/{path}"

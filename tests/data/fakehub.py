@@ -37,6 +37,12 @@ def serving(hub: FakeHub):
         thread.join()
 
 
+def point_to(address: str, monkeypatch) -> None:
+    """Makes the hub's clients ask there; `datasets` reads its address once, when it is imported."""
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setattr("datasets.config.HF_ENDPOINT", address)
+
+
 class _Handler(BaseHTTPRequestHandler):
     hub: FakeHub
     protocol_version = "HTTP/1.1"

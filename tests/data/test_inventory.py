@@ -7,7 +7,7 @@ import json
 import zipfile
 
 import pytest
-from fakehub import FakeHub, serving
+from fakehub import FakeHub, point_to, serving
 
 from raysweep.catalog import DATASETS, MIXERS
 from raysweep.data import fetch as fetching
@@ -94,7 +94,7 @@ def test_what_was_fetched_has_the_hubs_identity_and_examples(tmp_path, monkeypat
     named = sweep(d_b=["gsm8k", "mine"], mixer=["random/knowledge_pile"], sets={"mine": own})
     to = tmp_path / "data"
     with serving(FakeHub(repositories)) as address:
-        monkeypatch.setenv("HF_ENDPOINT", address)
+        point_to(address, monkeypatch)
         remote = {name: find(name, data_dir=None, own=named.sets.get(name)) for name in ("gsm8k", "mine")}
         remote |= {name: find_mixer(name, text=None, data_dir=None) for name in ("random", "knowledge_pile")}
         lines = list(fetch(named, to=to, data_dir=None))

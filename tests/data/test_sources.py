@@ -7,7 +7,7 @@ import shutil
 import time
 
 import pytest
-from fakehub import COMMIT, FakeHub, serving
+from fakehub import COMMIT, FakeHub, point_to, serving
 
 from raysweep.catalog import DATASETS, TEXT_ROWS
 from raysweep.data import hub
@@ -39,7 +39,7 @@ def serve(monkeypatch):
     def start(repositories):
         fake = FakeHub(repositories)
         server = serving(fake)
-        monkeypatch.setenv("HF_ENDPOINT", server.__enter__())
+        point_to(server.__enter__(), monkeypatch)
         servers.append(server)
         return fake
 
