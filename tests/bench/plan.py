@@ -7,6 +7,7 @@ There is no reference to divide by: the figures are there to stay near-linear.
 from __future__ import annotations
 
 import json
+import os
 import resource
 import statistics
 import subprocess
@@ -48,8 +49,15 @@ def measure(*, data_dir: Path | None = None, repeats: int = 3) -> dict[str, Any]
     return {"name": "plan", "ratios": {}, "figures": figures, "machine": machine()}
 
 
+def _environment() -> dict[str, str]:
+    """This process's, with the checkout importable whether or not it is installed."""
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+
+
 def _in_own_process(size: int) -> dict[str, float]:
-    done = subprocess.run([sys.executable, __file__, str(size)], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, __file__, str(size)], check=True, capture_output=True, text=True, env=_environment()
+    )
     return json.loads(done.stdout)
 
 
