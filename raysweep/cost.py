@@ -42,7 +42,7 @@ SIZES = {"tiny": 1_830_000}
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Worker-seconds of every stage, how many stages were told in which way, and the models of which nothing is known."""
+    """Worker-seconds of every stage, how many stages were told in which way, and the models of unknown size."""
 
     seconds: Mapping[str, float]
     basis: Counter[str] = field(default_factory=Counter)

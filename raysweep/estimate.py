@@ -124,7 +124,7 @@ def _assumes(costs: Costs) -> str:
     words = {
         "measured": "as measured with other seeds",
         "scaled": "scaled by tokens from what was measured",
-        "computed": f"from FLOPs at {GPU_FLOPS / 1e12:,.0f} TFLOP/s a GPU ({CPU_FLOPS / 1e9:,.0f} GFLOP/s for built-in models)",
+        "computed": f"from FLOPs at {GPU_FLOPS / 1e12:,.0f} TFLOP/s a GPU, {CPU_FLOPS / 1e9:,.0f} GFLOP/s for built-in models",
     }
     told = [f"{costs.basis[basis]:,} stages {how}" for basis, how in words.items() if costs.basis[basis]]
     return "; ".join([*told, "all epochs, though a stop rule may end a stage sooner"])

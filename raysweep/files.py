@@ -9,9 +9,10 @@ import re
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -20,6 +21,9 @@ import pyarrow.parquet as pq
 from raysweep.errors import BadInput, StoreError
 
 __all__ = ["Files"]
+
+READERS = 32  # threads, where files are far away
+Read = TypeVar("Read")
 
 
 class Files:
@@ -43,6 +47,13 @@ class Files:
                 return stream.read()
         except FileNotFoundError:
             return None
+
+    def read_each(self, paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
+        """What `read` gives for each path: one after the other on a disk, many at once where each takes its time."""
+        if self.local is not None:
+            return [read(path) for path in paths]
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(read, paths))
 
     def read_json(self, path: str) -> dict[str, Any] | None:
         """A JSON mapping, or None where there is no such file; StoreError where it is torn."""

@@ -37,7 +37,8 @@ def settled(chains: Iterable[tuple[str, ...]], *, held: Mapping[str, bool]) -> s
 class _Stage:
     """A missing stage: who is at work on it, what stands below it, and the trials that train nothing after it.
 
-    `trials` has those that are not handed out, `left` counts them here and below. `rank` is smaller the sooner it must be trained.
+    `trials` has those that are not handed out, `left` counts them here and below. `rank` is smaller the sooner it must be
+    trained.
     """
 
     name: str

@@ -69,7 +69,7 @@ class Space:
         fits = sum(self._sizes.values()) + max(self._sizes.values(), default=0) <= self._most
         if not fits and not self._told_full:
             _log.warning(
-                "runtime.max_store is reached: stages that others start from wait until trials that need the ones there are done"
+                "runtime.max_store is reached: stages that others start from wait until trials that need those there end"
             )
         self._told_full = not fits
         return fits

@@ -81,11 +81,7 @@ class Stages:
 
     def stage(self, node: Node) -> FinishedStage | None:
         """What the store holds of a stage, or None; a torn record is none, and is said."""
-        try:
-            record = self.files.read_json(f"{_stage_path(node)}/record.json")
-        except StoreError as error:
-            _log.warning("%s", error)
-            return None
+        record = self._whole_record(_folder(node))
         return FinishedStage(node, record) if record else None
 
     def stage_ids(self) -> set[str]:
@@ -103,16 +99,16 @@ class Stages:
 
     def stage_records(self) -> dict[str, dict[str, Any]]:
         """The records of all finished stages, by id; a torn one is left out, and said."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, folder in self.stage_folders().items():
-            try:
-                record = self.stage_record(folder)
-            except StoreError as error:
-                _log.warning("%s", error)
-                continue
-            if record:
-                found[name] = record
-        return found
+        folders = self.stage_folders()
+        records = self.files.read_each(list(folders.values()), self._whole_record)
+        return {name: record for name, record in zip(folders, records, strict=True) if record}
+
+    def _whole_record(self, folder: str) -> dict[str, Any] | None:
+        try:
+            return self.stage_record(folder)
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
 
     def stage_table(self, folder: str, name: str) -> pa.Table | None:
         """`curve` or `predictions` of a stage."""
@@ -239,8 +235,12 @@ class Stages:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def _folder(node: Node) -> str:
+    return f"{node.slug}-{node.id}"
+
+
 def _stage_path(node: Node) -> str:
-    return f"stages/{node.slug}-{node.id}"
+    return f"stages/{_folder(node)}"
 
 
 def _gather(folder: Path) -> str:
