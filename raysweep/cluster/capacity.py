@@ -4,37 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import ray
-from ray._private.state import state  # the only place that tells what the autoscaler may start
 
+from raysweep.cluster.growth import NodeKind, growing_nodes
 from raysweep.errors import BadInput
 from raysweep.spec import Runtime
 
 __all__ = ["NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
 
-ENDLESS = 10_000  # nodes of a kind without a limit
-
-
-@dataclass(frozen=True, slots=True)
-class NodeKind:
-    """Nodes alike: what each offers, and how many there are or may be."""
-
-    resources: Mapping[str, float]
-    count: int
-
 
 def nodes_of_cluster() -> list[NodeKind]:
     """The nodes of the Ray that is connected: what its autoscaler may start, or what is here where it has none."""
-    config = state.get_cluster_config()
-    if config and config.node_group_configs:
-        return [_kind(dict(group.resources), group.max_count) for group in config.node_group_configs]
-    return [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
-
-
-def _kind(resources: Mapping[str, float], most: int) -> NodeKind:
-    return NodeKind(resources, most if most >= 0 else ENDLESS)
+    return growing_nodes() or [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
 
 def fitted(runtime: Runtime, nodes: Iterable[NodeKind]) -> Runtime:

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from raysweep import provenance
-from raysweep.cluster.capacity import NodeKind, nodes_of_cluster, worker_resources
+from raysweep.cluster.capacity import NodeKind, worker_resources
 from raysweep.errors import StoreError
 from raysweep.spec import Runtime
 
@@ -49,17 +49,16 @@ class Pulse:
             _log.warning("how far the sweep is could not be written: %s", error)
 
 
-def room(runtime: Runtime) -> dict[str, Any]:
-    """What one trial asks of the cluster, what of it is there and free, and whether the autoscaler may bring more."""
+def room(runtime: Runtime, nodes: Iterable[NodeKind]) -> dict[str, Any]:
+    """What one trial asks of the cluster, what of it is there and free, and whether `nodes` are more than there are yet."""
     asked = worker_resources(runtime)
     total, free = ray.cluster_resources(), ray.available_resources()
-    at_most = nodes_of_cluster()
     return {
         "workers": runtime.workers,
         "asks": asked,
         "free": {name: free.get(name, 0.0) for name in asked},
         "total": {name: total.get(name, 0.0) for name in asked},
-        "growing": any(_most(at_most, name) > total.get(name, 0.0) for name in asked),
+        "growing": any(_most(nodes, name) > total.get(name, 0.0) for name in asked),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune import Callback, TuneConfig, Tuner
 
-from raysweep.cluster.capacity import at_once, fitted, is_warm, nodes_of_cluster, worker_resources
+from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
@@ -76,7 +76,7 @@ def run_trials(
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
-    watch = _Watch(store, jobs, board, _pulse(store, board, jobs))
+    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes))
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
     claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     searcher = StageSearcher(
@@ -219,9 +219,9 @@ class _Watch(Callback):
         )
 
 
-def _pulse(store: Store, board: Board, jobs: Mapping[str, Job]) -> Pulse:
+def _pulse(store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind]) -> Pulse:
     job = next(iter(jobs.values()))
-    return Pulse(partial(store.write_live, job.sweep), lambda: {**board.snapshot(), "room": room(job.runtime)})
+    return Pulse(partial(store.write_live, job.sweep), lambda: {**board.snapshot(), "room": room(job.runtime, nodes)})
 
 
 def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:

@@ -93,10 +93,10 @@ def _now(status: str, live: Mapping[str, Any]) -> str:
 
 
 def _state(counts: Counter[str], live: Mapping[str, Any]) -> str:
-    if live:
-        return "running"
     if set(counts) <= {"done"}:
         return "done"
+    if live:
+        return "running"
     if set(counts) <= {"done", "failed"}:
         return "failed"
     return "planned" if set(counts) == {"pending"} else "stopped"

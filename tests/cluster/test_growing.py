@@ -1,0 +1,85 @@
+"""A cluster that grows for a sweep and shrinks after it: Ray's own autoscaler, with nodes that are processes here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from heads import Head, started
+from sweeps import write
+
+from raysweep.cluster import growth
+from raysweep.errors import BadInput
+
+WORKER = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1}
+
+
+def nodes(head: Head) -> int:
+    """How many nodes are alive."""
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    asked = urllib.request.Request(f"{head.url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
+
+
+def wait_for(head: Head, count: int) -> None:
+    """Until so many nodes are alive."""
+    end = time.monotonic() + 60
+    while (found := nodes(head)) != count:
+        assert time.monotonic() < end, f"{found} nodes"
+        time.sleep(1)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_sweep_that_fits_no_node_yet_makes_one_come_and_lets_it_go(tmp_path):
+    file = write(tmp_path, runtime={"cpus_per_worker": 2})
+    with started(cpus=1, workers={"worker": WORKER}) as head:
+        wait_for(head, 1)
+        environment = {**os.environ, **head.environment, "OMP_NUM_THREADS": "1"}
+        environment.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", str(tmp_path / "store")]
+        run = subprocess.Popen([*command, "--address", head.address], env=environment, stderr=subprocess.PIPE, text=True)
+        seen = {1}
+        while run.poll() is None:
+            seen.add(nodes(head))
+            time.sleep(1)
+        assert run.returncode == 0, run.stderr.read()[-3000:]
+        assert seen == {1, 2}
+        wait_for(head, 1)
+
+
+def test_the_kinds_of_a_cluster_file_are_counted_as_far_as_it_lets_them_grow(root):
+    import yaml
+
+    kinds = growth._kinds(yaml.safe_load((root / "cluster.yaml").read_text()))
+    assert [(kind.resources.get("GPU", 0), kind.count) for kind in kinds] == [(0, 1), (8, 8), (8, 2)]
+
+
+def test_where_the_autoscaler_is_elsewhere_a_variable_tells_what_may_come(monkeypatch, root):
+    import yaml
+
+    for file in sorted((root / "experiments" / "clusters").glob("kuberay-*.yaml")):
+        spec = yaml.safe_load(file.read_text())["spec"]
+        spec = spec.get("rayClusterSpec", spec)
+        container = spec["headGroupSpec"]["template"]["spec"]["containers"][0]
+        (declared,) = [one["value"] for one in container["env"] if one["name"] == growth.VARIABLE]
+        monkeypatch.setenv(growth.VARIABLE, declared)
+        (kind,) = growth.growing_nodes()
+        (group,) = spec["workerGroupSpecs"]
+        limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
+        assert kind.count == group["maxReplicas"]
+        assert kind.resources == {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
+
+
+@pytest.mark.parametrize("text", ["8 GPUs", "{}x", '[{"count": 3}]', '["node"]', '[{"resources": {"CPU": "x"}, "count": 1}]'])
+def test_a_variable_that_says_something_else_is_refused(monkeypatch, text):
+    monkeypatch.setenv(growth.VARIABLE, text)
+    with pytest.raises(BadInput, match="RAYSWEEP_NODES: found"):
+        growth.growing_nodes()
