@@ -6,12 +6,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from raysweep.catalog import BUILT_IN_MODELS
 from raysweep.errors import BadInput
 from raysweep.grid import Grid
 from raysweep.plan import Plan, Sources, make_plan, sweep_digest
-from raysweep.spec import Sweep
+from raysweep.spec import Model, OwnSet, Sweep, Text
 from raysweep.store import Store
 from raysweep.sweepfile import load as load_file
 
@@ -37,6 +38,7 @@ __all__ = [
 ]
 
 DEFAULT_STORE = "./raysweep-store"
+Located = TypeVar("Located", OwnSet, Text)
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> LoadedSweep:
@@ -153,11 +155,11 @@ class LoadedSweep:
             sweep=sweep.name,
             point=spec.point,
             chain=plan.chain(trial),
-            model=spec.model,
+            model=_absolute_model(spec.model),
             store=store.absolute_url,
             data=str(data) if data else None,
-            sets=sweep.sets,
-            text=sweep.mixing.text,
+            sets={name: _absolute(own) for name, own in sweep.sets.items()},
+            text=sweep.mixing.text and _absolute(sweep.mixing.text),
             evaluate=sweep.evaluate,
             runtime=sweep.runtime,
             kept=frozenset(stages if sweep.keep == "all" else plan.started_from.intersection(stages)),
@@ -281,3 +283,16 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
 def _is_done(record: Mapping[str, Any] | None, sweep: Sweep) -> bool:
     """Whether a trial is finished, with every set that the sweep asks for now."""
     return bool(record) and record["status"] == "done" and set(sweep.evaluate.sets) <= set(record.get("evaluated", ()))
+
+
+def _absolute(declared: Located) -> Located:
+    """A declaration whose path a worker in another folder understands; one that is under the data folder stays as it is."""
+    if declared.path is None or not Path(declared.path).expanduser().exists():
+        return declared
+    return declared.model_copy(update={"path": str(Path(declared.path).expanduser().resolve())})
+
+
+def _absolute_model(model: Model) -> Model:
+    if model.name in BUILT_IN_MODELS or not Path(model.name).expanduser().exists():
+        return model
+    return model.model_copy(update={"name": str(Path(model.name).expanduser().resolve())})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import pytest
 from safetensors.numpy import load_file
@@ -198,6 +199,30 @@ def test_sets_beyond_the_chain_are_asked_after_the_last_stage(tmp_path, data_dir
     record, said = run(job)
     assert {event["stage"] for event in said if event["event"] == "train"} == {2}, "only the last stage is trained again"
     assert {"asked_triviaqa", "asked_popqa"} <= set(record["metrics"])
+
+
+def test_paths_in_a_file_are_those_of_where_it_is_run(tmp_path, monkeypatch):
+    """One's own set and corpus by relative paths: a worker elsewhere finds them all the same."""
+    rows = [{"q": f"Who keeps lamp {number}?", "a": f"keeper {number * 7}"} for number in range(20)]
+    texts = [{"text": " ".join(f"word{number}x{place}" for place in range(20))} for number in range(20)]
+    for name, content in (("facts", rows), ("corpus", texts)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in content))
+    monkeypatch.chdir(tmp_path)
+    sweep = small(
+        tmp_path,
+        grid={**SMALL["grid"], "d_a": ["lamps"], "mixer": ["text/none"]},
+        sets={"lamps": {"path": "facts.jsonl", "prompt": "{q}", "target": "a"}},
+        mixing={"words": 4, "text": {"path": "corpus.jsonl"}},
+        familiarity="all",
+    )
+    store = Store(tmp_path / "store")
+    (job,) = jobs_of(sweep, store).values()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    record, _ = run(job)
+    assert record["status"] == "done", record["error"]
+    (first, *_), said = store.trial_table(job.trial, "predictions").to_pylist(), record["metrics"]
+    assert first["prompt"].startswith("Who keeps lamp") and said["steps_1"] == 8
 
 
 def test_a_name_stands_for_one_model_and_its_settings(sharing, tmp_path):
