@@ -25,3 +25,10 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here; name a folder in RAYSWEEP_TEST_DATA")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with a Ray of their own go one after the other, in one process: two clusters would fight over the cores."""
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
