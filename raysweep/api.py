@@ -12,6 +12,7 @@ from raysweep.catalog import BUILT_IN_MODELS
 from raysweep.errors import BadInput
 from raysweep.grid import Grid
 from raysweep.plan import Plan, Sources, make_plan, sweep_digest
+from raysweep.sets import FAMILIAR
 from raysweep.spec import Model, OwnSet, Sweep, Text
 from raysweep.store import Store
 from raysweep.sweepfile import load as load_file
@@ -111,9 +112,12 @@ class LoadedSweep:
         self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None
     ) -> tuple[Plan, dict[str, Job]]:
         """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
-        plan = make_plan([(self.grid, self._sources(data))])
-        if plan.missing:
-            raise BadInput("\n".join(plan.missing.values()))
+        sources = self._sources(data)
+        plan = make_plan([(self.grid, sources)])
+        for name in self.sweep.evaluate.sets:
+            sources.of_set(name.removeprefix(FAMILIAR))
+        if missing := {**plan.missing, **sources.missing}:
+            raise BadInput("\n".join(missing.values()))
         wanted = [self.trial_id(plan, only)] if only is not None else list(plan.trials)
         store.record_sweep(
             self.name,

@@ -106,7 +106,10 @@ class _Trial:
         weights = bench.base
         done: list[_Done] = []
         for index, (found, there) in enumerate(self._found()):
-            done.append(self._reuse(index, found) if found else self._make(index, weights))
+            if found and there and self._is_last(index):
+                done.append(self._ask_more(index, self._reuse(index, found), there))
+            else:
+                done.append(self._reuse(index, found) if found else self._make(index, weights))
             if not found and not self._is_last(index):
                 there = self._weights(done[-1].stage)
             weights = there or weights
@@ -126,14 +129,17 @@ class _Trial:
         return self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
 
     def _look_up(self) -> list[_Found]:
-        """From the end: a stage is started from its weights, unless the stage after it is there already."""
+        """From the end: a stage is started from its weights, unless the stage after it is there already.
+
+        The last stage needs its weights where a set is asked for that it was not asked; without them it is made again.
+        """
         found: list[_Found] = []
         for index in reversed(range(len(self._job.chain))):
             stage = self._store.stage(self._job.chain[index])
             weights = None
-            if stage and self._is_last(index):
-                stage = stage if stage.evaluated.issuperset(self._job.evaluate.sets) else None
-            elif stage and found[0][0] is None:
+            answered = stage and self._is_last(index) and stage.evaluated.issuperset(self._job.evaluate.sets)
+            needed = self._is_last(index) or found[0][0] is None
+            if stage and needed and not answered:
                 weights = self._store.weights(stage, _scratch())
                 stage = stage if weights else None
             found.insert(0, (stage, weights))
@@ -147,15 +153,38 @@ class _Trial:
 
     def _reuse(self, index: int, found: FinishedStage) -> _Done:
         node = self._job.chain[index]
-        digest = self._material.stage(self._job.chain, index).own.digest
-        recorded = found.record["data"]["set"]["digest"]
-        if digest != recorded:
-            raise TrialFailed(
-                f"stage {node.slug}-{node.id} was trained on other examples (digest {recorded[:12]}) than its sources "
-                f"give now ({digest[:12]}); bring the data back as it was, or use another store"
-            )
+        now = self._material.stage(self._job.chain, index).described()
+        for part, recorded in found.record["data"].items():
+            if recorded and recorded["digest"] != now[part]["digest"]:
+                raise TrialFailed(
+                    f"stage {node.slug}-{node.id} was trained on other examples ({part}, digest {recorded['digest'][:12]}) "
+                    f"than its sources give now ({now[part]['digest'][:12]}); bring the data back as it was, or use another store"
+                )
         table = self._store.stage_predictions(node)
         return _Done(found, True, table.to_pylist() if table is not None else [])
+
+    def _ask_more(self, index: int, done: _Done, weights: Path) -> _Done:
+        """Ask a stage whose weights are kept what it was not asked yet."""
+        job = self._job
+        asked = [
+            one
+            for one in to_ask(job.chain, index, self._material, evaluate=job.evaluate, sets=job.sets)
+            if one.of is None and one.label not in done.stage.evaluated
+        ]
+        with Engine(
+            weights,
+            training=job.chain[index].stage.training,
+            total_steps=1,
+            runtime=job.runtime,
+            for_training=False,
+            trust_remote_code=job.model.trust_remote_code,
+        ) as engine:
+            answered = [self._ask(engine, index, one) for one in asked]
+        predictions = [row for one in answered for row in one.predictions]
+        stage = done.stage
+        if self._ranks.rank == 0:
+            stage = self._store.add_answers(stage, [one.evaluation for one in answered], predictions)
+        return _Done(self._ranks.broadcast(stage), True, [*done.predictions, *predictions])
 
     # ---- training
 
@@ -213,6 +242,7 @@ class _Trial:
     ) -> _Done:
         """Write the stage; on return it is in the store for every rank."""
         node = self._job.chain[index]
+        answered = [*answered, *self._answered_before(node, answered)]
         predictions = [row for one in answered for row in one.predictions]
         record = records.finished_stage(
             slug=node.slug,
@@ -231,6 +261,19 @@ class _Trial:
                 finished = self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
             finished = self._ranks.broadcast(finished)
         return _Done(finished, False, predictions)
+
+    def _answered_before(self, node: Node, answered: list[Answered]) -> list[Answered]:
+        """What an earlier training of the same stage was asked beyond its chain, and this one was not."""
+        held = self._store.stage(node) if self._ranks.rank == 0 else None
+        if held is None:
+            return []
+        table = self._store.stage_predictions(node)
+        rows = table.to_pylist() if table is not None else []
+        now = {one.evaluation["set"] for one in answered}
+        before = [one for one in held.record["metrics"]["evaluations"] if one["of"] is None and one["set"] not in now]
+        return [
+            Answered(one, [row for row in rows if row["of"] is None and row["set"] == one["set"]]) for one in before
+        ]
 
     # ---- what is said and written
 
@@ -271,7 +314,7 @@ class _Trial:
             self._header,
             metrics=of_trial([(one.stage, one.reused) for one in done]),
             reused=[one.stage.node.id for one in done if one.reused],
-            evaluated=self._job.evaluate.sets,
+            evaluated=sorted(done[-1].stage.evaluated),
         )
         if self._ranks.rank == 0:
             evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]

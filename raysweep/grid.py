@@ -110,6 +110,12 @@ class Grid:
                 f"{self._places.of(('examples',))}: examples: {skip + settings.examples:,} different {of} pairs are asked for; "
                 f"there are {kind.size:,}"
             )
+        if name == ID and _selecting(settings, letter) != _selecting(settings, LETTERS[0]):
+            raise self._wrong(
+                (f"d_{letter}",),
+                f"d_{letter}: id means other examples than D_A's, so both stages must take them by the same rule; "
+                f"give train.max_length and train.precision once for all stages",
+            )
         familiarity = settings.familiarity if kind.familiarity else "all"
         return Selection(
             set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip
@@ -144,12 +150,13 @@ class Grid:
                     )
 
     def _check_evaluate(self) -> None:
-        allowed = [name for name, kind in self._kinds.items() if kind.scorer]
+        plain = [name for name, kind in self._kinds.items() if kind.scorer]
+        allowed = [*plain, *(f"{FAMILIAR}{name}" for name, kind in self._kinds.items() if kind.familiarity)]
         for index, name in enumerate(self.sweep.evaluate.sets):
-            if name.removeprefix(FAMILIAR) not in allowed:
+            if name not in allowed:
                 raise BadInput(
                     f"{self._places.of(('evaluate', 'sets', index))}: evaluate: {name!r} is not a set with a scorer; "
-                    f"allowed: {', '.join(allowed)}, each also as familiar/….{nearest(name.removeprefix(FAMILIAR), allowed)}"
+                    f"allowed: {', '.join(allowed)}.{nearest(name, allowed)}"
                 )
 
     def _wrong(self, path: tuple[Any, ...], message: str) -> BadInput:
@@ -169,6 +176,12 @@ class _Same:
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, _Same) and other.settings is self.settings
+
+
+def _selecting(settings: Settings, letter: str) -> tuple[int, bool]:
+    """What of a stage's training decides which examples it takes: those that fit, and those that the model does not know."""
+    training = settings.train.of(letter)
+    return training["max_length"], training["precision"] == "fp32"
 
 
 def matches(point: Mapping[str, Any], pattern: Mapping[str, Any]) -> bool:

@@ -72,16 +72,17 @@ class Material:
         """What the stage `chain[index]` trains on; the sets of the stages up to it are what its D_M must not hold."""
         stages = tuple(node.stage for node in chain[: index + 1])
         self._check_sources(chain[index])
-        return self._once(("stage", stages), lambda: self._stage(stages))
+        key = ("stage", tuple(_selects(stage) for stage in stages), stages[-1].mixing)
+        return self._once(key, lambda: self._stage(stages))
 
     def questions(self, stage: Stage) -> tuple[Question, ...]:
         """A stage's own examples, as they are asked."""
-        key = ("questions", stage.selection, stage.training.max_length, stage.strip)
+        key = ("questions", _selects(stage), stage.strip)
         return self._once(key, lambda: self._questions(self.own(stage).examples, stage))
 
     def own(self, stage: Stage) -> Taken:
         """A stage's own examples, D or D_A itself."""
-        key = ("own", stage.selection, stage.training.max_length)
+        key = ("own", _selects(stage))
         return self._once(key, lambda: self._take(stage.selection, stage))
 
     def extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
@@ -90,7 +91,7 @@ class Material:
         `familiar/popqa` is what the base model knows of popqa, asked few-shot; `popqa` is a selection like D_A's, asked
         as in training. The first `examples` of them, or as many as there are.
         """
-        key = ("extra", name, stage.selection.examples, stage.selection.data_seed, stage.training.precision)
+        key = ("extra", name, _selects(stage), stage.strip)
         return self._once(key, lambda: self._extra(name, stage))
 
     def _extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
@@ -152,11 +153,13 @@ class Material:
 
     def _check_sources(self, node: Node) -> None:
         """A source that changed since the plan was made would train something else under this stage's name."""
-        declared = node.config["set"]["source"]
-        if self._source(node.stage.selection.set).identity != declared:
-            raise TrialFailed(
-                f"the set {node.stage.selection.set} is not what the plan saw ({declared}); run the sweep again to plan anew"
-            )
+        self._check(node.stage.selection.set, self._source(node.stage.selection.set), node.config["set"]["source"])
+        if node.stage.mixing and (mixer := self._mixer(node.stage.mixing)):
+            self._check(node.stage.mixing.source, mixer, node.config["mixing"]["from"])
+
+    def _check(self, name: str, found: Source, declared: Mapping[str, Any]) -> None:
+        if found.identity != declared:
+            raise TrialFailed(f"{name} is not what the plan saw ({declared}); run the sweep again to plan anew")
 
     def _source(self, name: str) -> Source:
         return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=self._sets.get(name)))
@@ -170,3 +173,8 @@ class Material:
         if key not in self._made:
             self._made[key] = make()
         return self._made[key]
+
+
+def _selects(stage: Stage) -> tuple[Selection, int, bool]:
+    """All of a stage that decides which examples it has: its settings and its seed are not among it."""
+    return stage.selection, stage.training.max_length, stage.training.precision == "fp32"

@@ -65,12 +65,17 @@ class FinishedStage:
 
     @property
     def evaluated(self) -> set[str]:
-        """The sets that were asked at its end."""
-        return {row["set"] for row in self.record["metrics"]["evaluations"]}
+        """The sets that were asked at its end beyond those of its chain."""
+        return evaluated_in(self.record)
 
     def adds_to(self, other: FinishedStage) -> bool:
         """Whether this has what another training of the same stage lacks: weights, or answers."""
-        return (self.has_weights and not other.has_weights) or self.evaluated > other.evaluated
+        return (self.has_weights and not other.has_weights) or bool(self.evaluated - other.evaluated)
+
+
+def evaluated_in(record: Mapping[str, Any]) -> set[str]:
+    """The sets beyond its chain's own that a stage's record has answers of."""
+    return {row["set"] for row in record["metrics"]["evaluations"] if row["of"] is None}
 
 
 class Stages:
@@ -113,6 +118,19 @@ class Stages:
     def stage_table(self, folder: str, name: str) -> pa.Table | None:
         """`curve` or `predictions` of a stage."""
         return self.files.read_table(f"stages/{folder}/{name}.parquet")
+
+    def add_answers(
+        self, stage: FinishedStage, evaluations: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
+    ) -> FinishedStage:
+        """Add what a finished stage was asked later; the record, written last, makes it count."""
+        path = _stage_path(stage.node)
+        held = self.stage_predictions(stage.node)
+        rows = [*(held.to_pylist() if held is not None else []), *predictions]
+        metrics = stage.record["metrics"]
+        record = {**stage.record, "metrics": {**metrics, "evaluations": [*metrics["evaluations"], *evaluations]}}
+        self.files.write_rows(f"{path}/predictions.parquet", rows, PREDICTIONS)
+        self.files.write_json(f"{path}/record.json", record)
+        return FinishedStage(stage.node, record)
 
     def stage_predictions(self, node: Node) -> pa.Table | None:
         """What a finished stage answered when it was evaluated."""

@@ -29,6 +29,7 @@ from raysweep.prune import needed
 from raysweep.schedule import Schedule, settled
 from raysweep.space import Space
 from raysweep.spec import size_in_bytes
+from raysweep.stages import evaluated_in
 from raysweep.store import Store
 
 __all__ = ["Outcome", "run_trials"]
@@ -230,7 +231,7 @@ def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) 
     held = {
         name: bool(record.get("files"))
         for name, record in records.items()
-        if {row["set"] for row in record["metrics"]["evaluations"]} >= asked.get(name, set())
+        if evaluated_in(record) >= asked.get(name, set())
     }
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 
