@@ -32,6 +32,7 @@ _log = logging.getLogger(__name__)
 class Claimed:
     """The answer to a claim: stages that were committed meanwhile, and the first that another holds, with that holder.
 
+    Meanwhile is since the asker joined: of what was committed before, only the store knows whether it is still there.
     Where none is held by another, all the rest are the asker's now.
     """
 
@@ -53,7 +54,8 @@ class Ledger:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._holders: dict[tuple[str, str], str] = {}
-        self._there: set[tuple[str, str]] = set()
+        self._there: dict[tuple[str, str], int] = {}  # what was committed, and how many pieces of news there were before
+        self._joined: dict[str, int] = {}  # how many pieces of news there were when a holder came
         self._alive: dict[str, float] = {}
         self._news: list[tuple[str, News]] = []
         self._forgotten = 0
@@ -61,20 +63,23 @@ class Ledger:
     def claim(self, holder: str, store: str, stages: tuple[str, ...]) -> Claimed:
         """Ask for stages, in the order of training: all of them are given, or none."""
         self.beat(holder)
-        there = tuple(stage for stage in stages if (store, stage) in self._there)
+        joined = self._joined[holder]
+        there = tuple(stage for stage in stages if self._there.get((store, stage), -1) >= joined)
         wanted = [stage for stage in stages if stage not in there]
         for stage in wanted:
             other = self._holders.get((store, stage), holder)
             if other != holder:
                 return Claimed(there, (stage, other))
-        self._holders.update({(store, stage): holder for stage in wanted})
+        for stage in wanted:
+            self._holders[store, stage] = holder
+            self._there.pop((store, stage), None)  # it is gone again: the asker looked into the store
         return Claimed(there)
 
     def committed(self, holder: str, store: str, stage: str) -> None:
         """A stage is in the store."""
         self.beat(holder)
         self._holders.pop((store, stage), None)
-        self._there.add((store, stage))
+        self._there[store, stage] = self._told
         self._tell(store, News(stage, committed=True))
 
     def release(self, holder: str, store: str, stages: Iterable[str]) -> None:
@@ -88,20 +93,29 @@ class Ledger:
         for store, stage in [key for key, other in self._holders.items() if other == holder]:
             self._free(holder, store, stage)
         self._alive.pop(holder, None)
+        self._joined.pop(holder, None)
+        oldest = min(self._joined.values(), default=self._told)
+        self._there = {key: told for key, told in self._there.items() if told >= oldest}
 
     def news(self, holder: str, store: str, since: int) -> tuple[int, list[News]]:
         """What happened in a store after the piece of news `since`, and the number to ask with next time."""
         self.beat(holder)
         fresh = self._news[max(0, since - self._forgotten) :]
-        return self._forgotten + len(self._news), [news for place, news in fresh if place == store]
+        return self._told, [news for place, news in fresh if place == store]
 
     def beat(self, holder: str) -> None:
         """A sign of life; whoever gave none for too long is taken for dead."""
         now = self._clock()
         self._alive[holder] = now
+        self._joined.setdefault(holder, self._told)
         for other, seen in list(self._alive.items()):
             if now - seen > LEASE:
                 self.leave(other)
+
+    @property
+    def _told(self) -> int:
+        """How many pieces of news there were so far."""
+        return self._forgotten + len(self._news)
 
     def _free(self, holder: str, store: str, stage: str) -> None:
         if self._holders.get((store, stage)) == holder:

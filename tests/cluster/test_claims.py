@@ -46,6 +46,33 @@ def test_what_is_committed_is_told_and_never_claimed_again(ledger):
     assert ledger.news("two", "store", since) == (since, [])
 
 
+def test_what_was_committed_before_a_sweep_joined_is_for_the_store_to_say(ledger):
+    """It may be pruned, torn or removed by now: who found it missing trains it, and another waits for that."""
+    ledger.claim("one", "store", ("a", "ab"))
+    ledger.committed("one", "store", "a")
+    ledger.leave("one")
+    assert ledger.claim("two", "store", ("a", "ac")) == Claimed(), "two's to train"
+    assert ledger.claim("three", "store", ("a", "ad")) == Claimed(blocked=("a", "two"))
+    ledger.committed("two", "store", "a")
+    assert ledger.claim("three", "store", ("a", "ad")) == Claimed(there=("a",)), "three saw this one"
+
+
+def test_who_saw_a_commit_waits_for_one_who_found_it_gone(ledger):
+    ledger.beat("early")
+    ledger.committed("one", "store", "a")
+    assert ledger.claim("late", "store", ("a",)) == Claimed()
+    assert ledger.claim("early", "store", ("a", "ab")) == Claimed(blocked=("a", "late"))
+
+
+def test_commits_that_nobody_needs_to_hear_of_are_forgotten(ledger):
+    ledger.beat("early")
+    ledger.committed("one", "store", "a")
+    ledger.leave("one")
+    assert ledger.claim("early", "store", ("a",)) == Claimed(there=("a",)), "others' leaving takes nothing from it"
+    ledger.leave("early")
+    assert not ledger._there
+
+
 def test_what_is_given_back_is_free_and_told(ledger):
     ledger.claim("one", "store", ("a", "ab"))
     ledger.release("one", "store", ("a", "ab"))

@@ -16,7 +16,8 @@ class Others:
     """A ledger as one sweep sees it, in this process."""
 
     def __init__(self, ledger: Ledger, holder: str) -> None:
-        self.ledger, self.holder, self.since = ledger, holder, 0
+        self.ledger, self.holder = ledger, holder
+        self.since, _ = ledger.news(holder, "store", 0)
 
     def claim(self, stages):
         return self.ledger.claim(self.holder, "store", stages) if stages else Claimed()
@@ -104,6 +105,18 @@ def test_two_sweeps_never_train_one_stage_at_a_time(ending):
         assert sorted(suggested(theirs, "t2", "t3")) == ["one", "two"], "both stages are there"
     else:
         assert suggested(theirs, "t2", "t3") == ["one", None], "taken over"
+
+
+def test_a_stage_that_was_committed_and_is_gone_is_trained_by_one_trial():
+    ledger = Ledger()
+    before = Others(ledger, "before")
+    before.claim(("a", "one"))
+    before.committed("a")
+    ledger.leave("before")
+    made, _ = searcher(claims=Others(ledger, "after"))
+    assert suggested(made, "t1", "t2", "t3") == ["one", "three", None], "two waits for the stage that one trains"
+    made.on_trial_result("t1", {"event": "committed", "committed": "a"})
+    assert suggested(made, "t3") == ["two"]
 
 
 def test_a_full_store_opens_a_stage_only_rather_than_wait_for_nothing():
