@@ -182,7 +182,8 @@ def overview(
 ) -> dict[str, Any]:
     """What some sweeps amount to, as `plan --json` prints it.
 
-    `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
+    `trials_to_ask` are finished but lack a set that `evaluate` asks for now. `stages_done` is None where a source cannot
+    be resolved from here (`missing` says why): the ids are not known then.
     `estimate` is what the rest will take, as `raysweep.estimate` tells it for the runtime of the first sweep; with
     `workers` also how long.
     """
@@ -193,7 +194,8 @@ def overview(
     plan = make_plan([(one.grid, one._sources(folder)) for one in sweeps])
     resolved = not plan.missing
     records = opened.stage_records() if resolved else {}
-    done = opened.done(plan.trials) if resolved else set()
+    finished = opened.done(plan.trials) if resolved else set()
+    done = _without_more_to_ask(finished, plan, sweeps, opened)
     first = sweeps[0].sweep
     told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
     return {
@@ -203,6 +205,7 @@ def overview(
         "stages": len(plan.stages),
         "stages_unshared": plan.unshared,
         "trials_done": len(done) if resolved else None,
+        "trials_to_ask": len(finished) - len(done) if resolved else None,
         "stages_done": len(plan.stages.keys() & records) if resolved else None,
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
@@ -282,6 +285,13 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
             f"trials cannot be told from here: {next(iter(plan.missing.values()))}"
         )
     return list(points_as_run(plan, store))
+
+
+def _without_more_to_ask(finished: set[str], plan: Plan, sweeps: Sequence[LoadedSweep], store: Store) -> set[str]:
+    """Finished trials that have every set which the sweeps that name them ask for."""
+    asking = {one.name: one.sweep for one in sweeps if one.sweep.evaluate.sets}
+    named = [(point.trial, asking[point.sweep]) for point in plan.points if point.sweep in asking]
+    return finished - {trial for trial, sweep in named if trial in finished and not _is_done(store.trial(trial), sweep)}
 
 
 def _is_done(record: Mapping[str, Any] | None, sweep: Sweep) -> bool:

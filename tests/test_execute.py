@@ -9,6 +9,7 @@ import pytest
 from safetensors.numpy import load_file
 from sweeps import SMALL, small
 
+from raysweep.api import overview
 from raysweep.execute import execute
 from raysweep.identity import canonical
 from raysweep.store import Store
@@ -199,6 +200,83 @@ def test_sets_beyond_the_chain_are_asked_after_the_last_stage(tmp_path, data_dir
     record, said = run(job)
     assert {event["stage"] for event in said if event["event"] == "train"} == {2}, "only the last stage is trained again"
     assert {"asked_triviaqa", "asked_popqa"} <= set(record["metrics"])
+
+
+def test_answers_add_up_however_they_were_asked_for(tmp_path, data_dir):
+    """Asked one set, then another: the second training keeps the first one's answers, and then nothing is left."""
+    grid = {**SMALL["grid"], "d_b": ["webqa"], "mixer": ["none/none"]}
+    store = Store(tmp_path / "store")
+    for name in ("triviaqa", "popqa"):
+        asking = small(tmp_path, f"evaluate=[{name}]", "familiarity=all", grid=grid)
+        (job,) = jobs_of(asking, store, data=data_dir).values()
+        record, _ = run(job)
+    assert record["evaluated"] == ["popqa", "triviaqa"]
+    assert {"asked_popqa", "asked_triviaqa"} <= set(record["metrics"])
+    both = small(tmp_path, "evaluate=[triviaqa, popqa]", "familiarity=all", grid=grid)
+    assert jobs_of(both, store, data=data_dir) == {}
+    assert overview([both], store=tmp_path / "store", data=data_dir)["trials_to_ask"] == 0
+    more = small(tmp_path, "evaluate=[lama]", "familiarity=all", grid=grid)
+    assert overview([more], store=tmp_path / "store", data=data_dir)["trials_to_ask"] == 1
+
+
+def test_kept_weights_are_asked_not_trained_again(tmp_path, data_dir):
+    grid = {**SMALL["grid"], "d_b": ["webqa"], "mixer": ["none/none"]}
+    store = Store(tmp_path / "store")
+    run(*jobs_of(small(tmp_path, "keep=all", "familiarity=all", grid=grid), store, data=data_dir).values())
+    asking = small(tmp_path, "keep=all", "familiarity=all", "evaluate=[webqa]", grid=grid)
+    record, said = run(*jobs_of(asking, store, data=data_dir).values())
+    assert [event["event"] for event in said] == ["evaluate"]
+    assert record["metrics"]["asked_webqa"] is not None, "the set of the chain, asked as one beyond it, has answers of its own"
+    assert store.trial_table(next(iter(store.sweep("small")["points"]))["trial"], "evals").num_rows == 4
+
+
+def test_mixing_data_that_changed_is_not_used(tmp_path, monkeypatch):
+    corpus = tmp_path / "corpus.jsonl"
+
+    def write_corpus(word):
+        corpus.write_text("".join(json.dumps({"text": f"{word}{line} " * 20}) + "\n" for line in range(20)))
+
+    monkeypatch.chdir(tmp_path)
+    write_corpus("first")
+    grid = {**SMALL["grid"], "mixer": ["text/none"]}
+    sweep = small(tmp_path, grid=grid, mixing={"words": 4, "text": {"path": "corpus.jsonl"}})
+    (job,) = jobs_of(sweep, Store(tmp_path / "store")).values()
+    write_corpus("second")
+    record, _ = run(job)
+    assert record["status"] == "failed"
+    assert "text is not what the plan saw" in record["error"]
+
+
+def test_seeds_and_rates_share_their_tokens(tmp_path):
+    """A process that does many trials makes each set of examples once."""
+    from raysweep.workbench import workbench
+
+    sweep, store = small(tmp_path, "grid.seed=[0, 1]", "grid.train.lr=[1e-3, 1e-4]"), Store(tmp_path / "store")
+    _, jobs = sweep.missing(store, data=None)
+    job = next(iter(jobs.values()))
+    bench = workbench(job.model, store, data_dir=None, sets={}, text=None, runtime=job.runtime)
+    first = {mixer: None for mixer in ("none/none", "random/none")}
+    for job in jobs.values():
+        data = bench.material.stage(job.chain, 0)
+        first[job.point["mixer"]] = first[job.point["mixer"]] or data
+        assert data is first[job.point["mixer"]]
+
+
+def test_a_set_is_asked_as_its_own_trial_says(tmp_path, data_dir):
+    """Stripped prompts of one trial are not another's: the cache of evaluation sets tells them apart."""
+    grid = {**SMALL["grid"], "d_b": ["webqa"], "mixer": ["none/none"], "prompt.strip": ["both", "train_only"]}
+    sweep = small(tmp_path, "evaluate=[popqa]", "familiarity=all", grid=grid)
+    store = Store(tmp_path / "store")
+    _, jobs = sweep.missing(store, data=data_dir)
+    from raysweep.workbench import workbench
+
+    asked = {}
+    for job in jobs.values():
+        bench = workbench(job.model, store, data_dir=job.data, sets={}, text=None, runtime=job.runtime)
+        _, questions = bench.material.extra("popqa", job.chain[-1].stage)
+        asked[job.point["prompt.strip"]] = bench.material.tokenizer.decode(questions[0].prompt)
+    assert "The answer is: \n" in asked["train_only"]
+    assert "The answer is:\n" in asked["both"]
 
 
 def test_paths_in_a_file_are_those_of_where_it_is_run(tmp_path, monkeypatch):

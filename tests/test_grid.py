@@ -9,6 +9,7 @@ from sweeps import SMALL, small
 
 from raysweep.api import load, overview
 from raysweep.chain import StopAt
+from raysweep.errors import BadInput
 from raysweep.plan import Sources, make_plan
 
 UNKNOWN = Sources(lambda model: {"name": model.name}, lambda name: {"set": name}, lambda name: {"mixer": name})
@@ -106,6 +107,12 @@ def test_id_is_disjoint_from_d_a(tmp_path):
     a, b, c = only_trial(small(tmp_path, grid=grid)).spec.stages
     assert [stage.selection.skip for stage in (a, b, c)] == [0, 8, 16]
     assert {stage.selection.set for stage in (a, b, c)} == {"kvr"}
+
+
+@pytest.mark.parametrize("setting", ["train.b.max_length=64", "train.a.precision=bf16"])
+def test_id_is_refused_where_its_stage_would_take_examples_by_another_rule(tmp_path, setting):
+    with pytest.raises(BadInput, match="same rule"):
+        small(tmp_path, setting)
 
 
 def test_without_a_first_stage_the_chain_starts_at_the_model(tmp_path):

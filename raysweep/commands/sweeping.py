@@ -106,6 +106,11 @@ def _tell_plan(sweep: LoadedSweep, options: argparse.Namespace) -> None:
 
     found = overview([sweep], store=options.store, data=options.data)
     held = f"; the store holds {found['trials_done']} of the trials" if found["trials_done"] else ""
+    if found["trials_to_ask"]:
+        held += (
+            f"; {found['trials_to_ask']} more are finished and lack a set that is asked for now: their last stage is trained "
+            "again, unless its weights were kept (keep: all)"
+        )
     print(
         f"{sweep.name}: {found['trials']} trials, {found['stages']} stage trainings"
         f" ({found['stages_unshared']} without sharing){held}",
