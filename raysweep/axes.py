@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import ValidationError
 
 from raysweep.catalog import ID, MIXERS, NONE
-from raysweep.chain import LETTERS, Training
+from raysweep.chain import LETTERS
 from raysweep.errors import BadInput
 from raysweep.sets import Kind
-from raysweep.spec import Settings, Sweep
+from raysweep.spec import Mix, Model, Prompt, Settings, Sweep, TrainPart
 from raysweep.sweepfile import Places, nearest
 
 __all__ = ["PLAIN_AXES", "checked_axes", "put"]
 
 PLAIN_AXES = ("mixer", "ratio", "seed")
 _FREE_SETTINGS = ("examples", "data_seed", "familiarity")
+_PARTS = {"train": TrainPart, "mixing": Mix, "prompt": Prompt, "model": Model}
+_DOTTED = tuple(f"{part}.{field}" for part, of in _PARTS.items() for field in of.model_fields if field != "text")
+_STAGE_AXIS = re.compile("d_[a-z]")
 
 
 def checked_axes(sweep: Sweep, places: Places, kinds: Mapping[str, Kind]) -> dict[str, tuple[Any, ...]]:
@@ -46,17 +49,24 @@ class _Checker:
         grid = dict(self.sweep.grid)
         if "d_a" not in grid:
             raise self._wrong((), f"the axis 'd_a' is missing; give a factoid set, or none.{nearest('d_a', grid)}")
-        letters = sorted(axis[2] for axis in grid if re.fullmatch("d_[a-z]", axis))
+        letters = sorted(axis[2] for axis in grid if _STAGE_AXIS.fullmatch(axis))
         if "".join(letters) != LETTERS[: len(letters)]:
             missing = next(letter for letter in LETTERS if letter not in letters)
             raise self._wrong(
                 (f"d_{letters[-1]}",),
                 f"d_{letters[-1]} needs a d_{missing} before it; use none where there is no such stage",
             )
+        self._check_stage_settings(letters)
         stages = {f"d_{letter}": grid.pop(f"d_{letter}") for letter in letters}
         defaults = {"mixer": ("/".join([NONE] * len(letters)),), "ratio": (2.0,), "seed": (0,)}
         axes = stages | {axis: grid.pop(axis, default) for axis, default in defaults.items()} | grid
         return {axis: self._values(axis, values, len(letters)) for axis, values in axes.items()}
+
+    def _check_stage_settings(self, letters: list[str]) -> None:
+        for letter in self.sweep.train.stages:
+            if letter not in letters:
+                place = self._places.of(("train", letter))
+                raise BadInput(f"{place}: train.{letter}: {_no_stage(letter, letters)}")
 
     def _values(self, axis: str, values: tuple[Any, ...], stages: int) -> tuple[Any, ...]:
         if not values:
@@ -81,16 +91,16 @@ class _Checker:
                 if isinstance(value, bool) or not isinstance(value, int) or value < 0:
                     raise self._wrong((axis, index), f"seed: found {value!r}; allowed: a whole number from 0")
                 return value
-            case _ if axis.startswith("d_"):
+            case _ if _STAGE_AXIS.fullmatch(axis):
                 return self._later_set(axis, index, value)
             case _:
-                return self._free_value(axis, index, value)
+                return self._free_value(axis, index, value, LETTERS[:stages])
 
     def _first_set(self, index: int, value: Any) -> str:
         allowed = [name for name, kind in self._kinds.items() if kind.factoid] + [NONE]
         if value in allowed:
             return value
-        if value in self._kinds:
+        if isinstance(value, str) and value in self._kinds:
             raise self._wrong(("d_a", index), f"d_a: {value!r} is not a factoid set; allowed: {', '.join(allowed)}")
         raise self._wrong(
             ("d_a", index), f"d_a: unknown set {value!r}; allowed: {', '.join(allowed)}.{nearest(value, allowed)}"
@@ -112,7 +122,7 @@ class _Checker:
     def _mixer(self, index: int, value: Any, stages: int) -> str:
         parts = value.split("/") if isinstance(value, str) else [value]
         for part in parts:
-            if part not in MIXERS:
+            if not isinstance(part, str) or part not in MIXERS:
                 raise self._wrong(
                     ("mixer", index),
                     f"mixer: unknown source {part!r} in {value!r}; allowed: {', '.join(MIXERS)}.{nearest(part, MIXERS)}",
@@ -135,22 +145,22 @@ class _Checker:
             )
         return value
 
-    def _free_value(self, axis: str, index: int, value: Any) -> Any:
+    def _free_value(self, axis: str, index: int, value: Any, letters: str) -> Any:
         if "." not in axis and axis not in _FREE_SETTINGS:
             allowed = ["d_a", "d_b", "d_c", *PLAIN_AXES, *_FREE_SETTINGS]
             raise self._wrong(
                 (axis,),
                 f"unknown axis {axis!r}; allowed: {', '.join(allowed)}, or the dotted path of a setting "
-                f"such as train.lr.{nearest(axis, allowed)}",
+                f"such as train.lr.{nearest(axis.lower(), allowed)}",
             )
+        if problem := _path_problem(axis, letters):
+            raise self._wrong((axis,), f"axis {axis!r}: {problem}")
         base = self.sweep.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         try:
             settings = Settings.model_validate(put(base, axis, value))
         except ValidationError as error:
-            problem = error.errors(include_url=False)[0]
-            raise self._wrong(
-                (axis, index), f"axis {axis!r}: found {value!r}: {_axis_problem(problem, axis)}"
-            ) from None
+            reason = error.errors(include_url=False)[0]["msg"]
+            raise self._wrong((axis, index), f"axis {axis!r}: found {value!r}: {reason}") from None
         return _read(settings, axis)
 
     def _wrong(self, path: tuple[Any, ...], message: str) -> BadInput:
@@ -176,9 +186,18 @@ def _read(settings: Settings, axis: str) -> Any:
     return value
 
 
-def _axis_problem(problem: Mapping[str, Any], axis: str) -> str:
-    if problem["type"] != "extra_forbidden":
-        return problem["msg"]
-    allowed = [f"train.{name}" for name in Training.__dataclass_fields__]
-    allowed += ["mixing.words", "mixing.cut", "mixing.overlap", "prompt.strip", "model.name", "model.revision"]
-    return f"there is no such setting; allowed: {', '.join(allowed)}.{nearest(axis, allowed)}"
+def _path_problem(axis: str, letters: str) -> str | None:
+    """Why a dotted path is no setting that a point may have, None where it is one."""
+    allowed = [*_DOTTED, *(f"train.{letter}.{field}" for letter in letters for field in TrainPart.model_fields)]
+    if axis in allowed:
+        return None
+    if re.match(r"mixing\.text\b", axis):
+        return "a sweep mixes one corpus; name it under mixing.text, and write a sweep for each other corpus"
+    stage = re.fullmatch(r"train\.([^.]+)\.[^.]+", axis)
+    if stage and stage[1] not in tuple(letters):
+        return _no_stage(stage[1], letters)
+    return f"there is no such setting; allowed: {', '.join(_DOTTED)}, train.a.lr … for one stage.{nearest(axis, allowed)}"
+
+
+def _no_stage(name: str, letters: Iterable[str]) -> str:
+    return f"{name!r} is no stage of this grid; its stages are {', '.join(letters)}"

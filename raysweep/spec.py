@@ -11,7 +11,7 @@ import math
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
     "Evaluate",
@@ -33,9 +33,9 @@ __all__ = [
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 
 Count = Annotated[int, Field(ge=1, strict=True)]
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
+Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
 
@@ -234,14 +234,22 @@ class Table(Strict):
 def _size(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?\s*[kKMGT]?i?B?", text.strip()):
         raise ValueError("write a size such as 500GB, 1.5TB or 800MiB")
+    if size_in_bytes(text) < 1:
+        raise ValueError(f"{text} is no room at all; write a size above 0, such as 500GB")
     return text
+
+
+def _not_a_truth_value(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"found {value}; allowed: 0, 1, 2, 3")
+    return value
 
 
 class Runtime(Strict):
     """Where and how: never part of an identity."""
 
     workers: Count = 1
-    zero: Literal[0, 1, 2, 3] = 3
+    zero: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_not_a_truth_value)] = 3
     micro_batch: Count | None = None
     offload: Literal["none", "optimizer", "all"] = "none"
     gpus_per_worker: NotNegative | None = None
@@ -256,10 +264,19 @@ class Runtime(Strict):
 Axis = tuple[Any, ...]
 
 
+def _by_letters(train: Any) -> Any:
+    """A file gives a stage's settings under its letter; `stages` is how they are kept."""
+    if isinstance(train, dict) and "stages" in train:
+        problem = {"type": "extra_forbidden", "loc": ("stages",), "input": train["stages"]}
+        raise ValidationError.from_exception_data("Train", [problem])
+    return train
+
+
 class Sweep(Settings):
     """A sweep file: a model, training settings, and axes to vary."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    train: Annotated[Train, BeforeValidator(_by_letters)] = Train()
     grid: dict[str, Axis]
     exclude: tuple[dict[str, Any], ...] = ()
     sets: dict[Annotated[str, Field(pattern=NAME_PATTERN)], OwnSet] = {}

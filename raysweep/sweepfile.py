@@ -104,7 +104,8 @@ def _explain(error: ValidationError, places: Places) -> str:
     """The first problem by place in the schema; the pieces of a union count as one problem."""
     problems = error.errors(include_url=False)
     problem = next((one for one in problems if one["type"] == "extra_forbidden"), problems[0])
-    path = tuple(part for part in problem["loc"] if part != "stages")
+    loc = problem["loc"]
+    path = tuple(part for part in loc[:-1] if part != "stages") + loc[-1:]
     for key, expected in _EXPECTED.items():
         if key in path:
             cut = path[: path.index(key) + 1]

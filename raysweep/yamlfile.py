@@ -17,6 +17,8 @@ Path = tuple[Hashable, ...]
 
 # YAML 1.1 asks for a dot and a signed exponent; people write 5e-5 and mean a number.
 _FLOAT = re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$")
+_DEEPEST = 64  # levels; a sweep file has five
+_MOST = 100_000  # values; with aliases a few lines can mean any number of them
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,18 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader with our floats; tags and duplicate keys are refused while walking the nodes."""
+    """The safe loader with our floats; tags, duplicate keys and cycles are refused while walking the nodes."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.depth >= _DEEPEST:
+            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=self.peek_event().start_mark)
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 _Loader.yaml_implicit_resolvers = {key: list(rules) for key, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()}
@@ -46,7 +59,11 @@ _PLAIN_TAGS = {f"tag:yaml.org,2002:{kind}" for kind in ("null", "bool", "int", "
 
 def parse(text: str, name: str) -> Document:
     """Parse one YAML document; BadInput names file, line and reason."""
-    loader = _Loader(text)
+    try:
+        loader = _Loader(text)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise BadInput(f"{name}:{line}: not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed") from None
     try:
         node = loader.get_single_node()
         lines: dict[Path, int] = {}
@@ -66,6 +83,7 @@ def parse_value(text: str, name: str) -> Any:
 
 
 def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int], name: str) -> Any:
+    _check_extent(node, path, lines, name)
     lines.setdefault(path, node.start_mark.line + 1)
     if node.tag not in _PLAIN_TAGS:
         kind = node.tag.rsplit(":", 1)[-1]
@@ -77,6 +95,14 @@ def _value(loader: _Loader, node: yaml.Node, path: Path, lines: dict[Path, int],
             return [_value(loader, item, (*path, index), lines, name) for index, item in enumerate(node.value)]
         case _:
             return loader.construct_object(node)
+
+
+def _check_extent(node: yaml.Node, path: Path, lines: dict[Path, int], name: str) -> None:
+    """Refuses what an alias makes endless, or as good as endless."""
+    if len(path) > _DEEPEST:
+        raise BadInput(f"{name}:{node.start_mark.line + 1}: an alias stands inside what it repeats; write plain values")
+    if len(lines) > _MOST:
+        raise BadInput(f"{name}:{node.start_mark.line + 1}: more than {_MOST:,} values; write fewer aliases")
 
 
 def _mapping(loader: _Loader, node: yaml.MappingNode, path: Path, lines: dict[Path, int], name: str) -> dict[str, Any]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import yaml
 from sweeps import SMALL, small, write
@@ -33,6 +35,12 @@ def test_defaults_are_those_of_the_paper(tmp_path):
 def test_one_stage_may_have_its_own_settings(tmp_path):
     sweep = small(tmp_path, "train.b.lr=1e-5").sweep
     assert (sweep.train.of("a")["lr"], sweep.train.of("b")["lr"], sweep.train.of("b")["epochs"]) == (1e-3, 1e-5, 2)
+
+
+def test_what_is_written_twice_may_be_an_alias(tmp_path):
+    path = tmp_path / "sweep.yaml"
+    path.write_text("name: x\nmodel: tiny\ngrid: {d_a: &sets [kvr], d_b: *sets, mixer: none/none}\n")
+    assert load(path).grid.axes["d_b"] == ("kvr",)
 
 
 def test_the_last_override_wins(tmp_path):
@@ -74,9 +82,28 @@ BAD = [
     ("grid.sede=[0]", ["'sede'", "'seed'"]),
     ("grid.train.lrr=[1]", ["'train.lrr'", "'train.lr'"]),
     ("grid.train.lr=[0.1, -1]", ["'train.lr'", "-1"]),
+    ("grid.train.lr=[0.1, true]", ["'train.lr'", "True", "number"]),
+    ("grid.d_a=[{a: 1}]", ["d_a", "{'a': 1}", "kvr"]),
+    ("grid.d_b=[[id]]", ["d_b", "['id']", "kvr"]),
+    ("grid.mixer=[{a: 1}]", ["mixer", "{'a': 1}", "random"]),
+    ("grid.d_B=[id]", ["unknown axis 'd_B'", "'d_b'"]),
+    ("grid.d_=[id]", ["unknown axis 'd_'"]),
+    ("grid.d_bb=[id]", ["unknown axis 'd_bb'", "'d_b'"]),
+    ("grid.train.b=[{lr: 1}]", ["'train.b'", "no such setting", "'train.b.lr'"]),
+    ("grid.train.stages=[{b: {lr: 1}}]", ["'train.stages'", "no such setting"]),
+    ("grid.train.stages.lr=[1]", ["'train.stages.lr'", "'stages' is no stage", "a, b"]),
+    ("grid.train.b.lr.lr=[1]", ["'train.b.lr.lr'", "no such setting"]),
+    ("grid.train.ab.lr=[1, 2]", ["'ab' is no stage"]),
+    ("grid.train.bb.lr=[1, 2]", ["--set", "'train.bb.lr'", "'bb' is no stage", "a, b"]),
+    ("grid.train.lr.lr=[1, 2]", ["'train.lr.lr'", "'lr' is no stage"]),
+    ("grid.train.c.lr=[1, 2]", ["'train.c.lr'", "'c' is no stage", "a, b"]),
+    ("train.z.lr=5", ["--set 'train.z.lr=5'", "train.z", "'z' is no stage", "a, b"]),
+    ("grid.mixing.text=[{path: x}]", ["'mixing.text'", "one corpus"]),
+    ("grid.mixing.text.path=[x, y]", ["'mixing.text.path'", "one corpus"]),
+    ("grid.sets.mine.path=[x, y]", ["'sets.mine.path'", "no such setting"]),
     ("exclude=[{d_bb: id}]", ["'d_bb'", "'d_b'"]),
     ("exclude=[{d_a: '*'}]", ["drops every point"]),
-    ("evaluate=[familiar/popqaa]", ["'familiar/popqaa'", "'popqa'"]),
+    ("evaluate=[familiar/popqaa]", ["'familiar/popqaa'", "popqa'"]),
     ("evaluate.every={steps: 1, epochs: 1}", ["exactly one of steps and epochs"]),
     ("runtime.zero=4", ["runtime.zero", "0, 1, 2, 3"]),
     ("runtime.max_store=5Q", ["500GB"]),
@@ -86,9 +113,23 @@ BAD = [
     ("model={nmae: tiny}", ["model.nmae", "'name'"]),
     ("sets={kvr: {path: x, prompt: p, target: t}}", ["'kvr' is a built-in name"]),
     ("sets={mine: {prompt: p, target: t}}", ["exactly one of path and hub"]),
+    ("train.lr=true", ["train.lr", "True", "number"]),
+    ("train.betas=[true, 0.9]", ["train.betas", "[0.9, 0.95]"]),
+    ("train.stop={loss: true}", ["train.stop", "{loss: 1.0e-4, hits: 10}"]),
+    ("runtime.zero=true", ["runtime.zero", "True", "0, 1, 2, 3"]),
+    ("runtime.gpus_per_worker=true", ["runtime.gpus_per_worker", "True"]),
+    ("runtime.max_store=0GB", ["runtime.max_store", "0GB", "above 0"]),
+    ("train.stages={b: {lr: 1}}", ["--set 'train.stages", "unknown key 'train.stages'", "warmup"]),
+    ("train.stages={foo: {lr: 1}}", ["unknown key 'train.stages'"]),
+    ("grid.seed=&a [*a]", ["--set 'grid.seed=&a [*a]':1", "alias"]),
+    ("grid.seed=\0", ["U+0000"]),
     ("nothing", ["KEY=VALUE"]),
     ("name.deeper=1", ["not a mapping"]),
 ]
+
+
+# Seven short lines that mean ten million values.
+MANY = "a: &a [1]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefgh"))
 
 
 @pytest.mark.parametrize(("override", "says"), BAD, ids=[override for override, _ in BAD])
@@ -112,6 +153,10 @@ def test_bad_input_is_one_clear_error(override, says, tmp_path, capsys):
         ("name: x\nmodel: tiny\ngrid: {d_a: [kvr]}\ntrain:\n  lr: 1\n  warmpu: 0.1\n", ["sweep.yaml:6", "'warmup'"]),
         ("model: tiny\ngrid: {d_a: [kvr]}\n", ["'name' is missing"]),
         ("name: x\nmodel: tiny\ngrid: {d_b: [id]}\n", ["sweep.yaml:3", "'d_a' is missing"]),
+        ("name: x\na: &a {b: *a}\n", ["sweep.yaml:2", "alias"]),
+        ("name: x\nmodel:\n  " + "[" * 2000, ["sweep.yaml:3", "64 levels"]),
+        ("name: x\nmodel: \0\n", ["sweep.yaml:2", "U+0000"]),
+        ("name: x\n" + MANY, ["sweep.yaml", "100,000 values"]),
         ("- a\n- b\n", ["name, model and grid"]),
         ("", ["name, model and grid"]),
     ],
