@@ -188,7 +188,7 @@ def _read(settings: Settings, axis: str) -> Any:
 
 def _path_problem(axis: str, letters: str) -> str | None:
     """Why a dotted path is no setting that a point may have, None where it is one."""
-    allowed = [*_DOTTED, *(f"train.{letter}.{field}" for letter in letters for field in TrainPart.model_fields)]
+    allowed = [*_FREE_SETTINGS, *_DOTTED, *(f"train.{letter}.{field}" for letter in letters for field in TrainPart.model_fields)]
     if axis in allowed:
         return None
     if re.match(r"mixing\.text\b", axis):

@@ -9,7 +9,8 @@ import yaml
 from sweeps import SMALL, small, write
 
 from raysweep.api import load
-from raysweep.cli import main
+from raysweep.cli import main, parser
+from raysweep.commands.sweeping import _point
 from raysweep.errors import BadInput
 from raysweep.sweepfile import load as load_file
 
@@ -200,3 +201,42 @@ def test_the_experiments_load(root):
     names = [load(file).name for file in files if "text/" not in file.read_text()]
     assert len(set(names)) == len(names)
     assert yaml.safe_load((root / "experiments" / "table2.yaml").read_text())["name"] == "table2"
+
+
+# A grid of six axes: what an option of `trial` may say is what stands there, and nothing that merely resembles it.
+POINT = {"seed": "1", "train.betas": "[0.9, 0.95]", "train.stop": "{loss: 0.5}", "train.lr": "1", "data_seed": "1"}
+WIDE = {**SMALL["grid"], "mixer": ["none/none"], "seed": [0, 1], "train.betas": [[0.9, 0.95], [0.9, 0.9]],
+        "train.stop": [{"loss": 0.5}, "epochs"], "train.lr": [1, 0.5], "data_seed": [0, 1]}  # fmt: skip
+
+
+def point_of(folder, **changes):
+    given = [f"--axis={axis}={text}" for axis, text in (POINT | changes).items()]
+    options = parser().parse_args(["trial", str(write(folder, grid=WIDE)), *given])
+    return _point(load(options.file), options)
+
+
+def test_a_point_is_named_as_in_the_file(tmp_path):
+    point = point_of(tmp_path, seed="1.0")
+    assert (point["seed"], point["train.betas"], point["train.lr"]) == (1, (0.9, 0.95), 1.0)
+    assert (point["train.stop"].loss, point["d_b"], point["ratio"]) == (0.5, "id", 1.0)
+    assert point_of(tmp_path, **{"train.stop": "{loss: 0.5, hits: 10}"}) == point_of(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("axis", "text"),
+    [("ratio", "abc"), ("ratio", "[1]"), ("ratio", "true"), ("seed", "true"), ("seed", "{a: 1}"), ("seed", "&a [*a]"),
+     ("d_a", "kvrr"), ("d_c", "id"), ("train.lr", "true"), ("train.betas", "0.9"), ("train.stop", "{loss: 0.4}")],
+)  # fmt: skip
+def test_a_point_that_is_not_in_the_grid_is_bad_input(axis, text, tmp_path, capsys):
+    named = axis in ("ratio", "seed", "d_a", "d_c")
+    given = [f"--{axis.replace('_', '-')}", text] if named else ["--axis", f"{axis}={text}"]
+    others = [f"--axis={other}={value}" for other, value in POINT.items() if other != axis]
+    code = main(["trial", str(write(tmp_path, grid=WIDE)), *others, *given, "--store", str(tmp_path / "store")])
+    assert (code, capsys.readouterr().err.split()[1].split(":")[0]) == (2, given[0])
+    assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize("every", ["-1", "0", "nan", "inf"])
+def test_top_waits_for_a_time_that_there_is(every, tmp_path, capsys):
+    assert main(["top", f"--every={every}", "--store", str(tmp_path)]) == 2
+    assert f"--every {every}" in capsys.readouterr().err

@@ -17,7 +17,6 @@ __all__ = [
     "takes_file",
     "takes_files",
     "takes_json",
-    "takes_name",
     "takes_set",
     "takes_store",
 ]
@@ -49,10 +48,6 @@ def takes_files(parser: argparse.ArgumentParser) -> None:
 
 def takes_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a sweep file")
-
-
-def takes_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", help="a sweep's name, or a sweep file for exactly its grid")
 
 
 def takes_set(parser: argparse.ArgumentParser) -> None:

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = ["declare"]
 
+_DAY = 86_400  # seconds
+
 
 def declare(commands: Any) -> None:
     """Add these commands to the parser."""
@@ -113,6 +115,8 @@ def _top(options: argparse.Namespace) -> int:
     from rich.live import Live
     from rich.text import Text
 
+    if not 0 < options.every <= _DAY:
+        raise BadInput(f"--every {options.every:g}: give a number of seconds above 0, at most {_DAY:,}")
     console = Console()
     if options.json or not console.is_terminal:
         while True:

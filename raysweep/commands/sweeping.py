@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["declare"]
 
+_NAMED = ("d_a", "d_b", "d_c", "mixer", "ratio", "seed")  # axes with an option of their own; others are given by --axis
+
 
 def declare(commands: Any) -> None:
     """Add these commands to the parser."""
@@ -120,24 +122,48 @@ def _tell_plan(sweep: LoadedSweep, options: argparse.Namespace) -> None:
 
 def _point(sweep: LoadedSweep, options: argparse.Namespace) -> dict[str, Any]:
     """The point that the options name: one value per axis; an axis with a single value may be left out."""
-    from raysweep.yamlfile import parse_value
-
-    given = {axis: parse_value(text, f"--{axis.replace('_', '-')}") for axis, text in _given_axes(options).items()}
+    given = _given_axes(options)
     point: dict[str, Any] = {}
     for axis, values in sweep.grid.axes.items():
         if axis in given:
-            point[axis] = float(given[axis]) if axis == "ratio" else given[axis]
+            point[axis] = _value_on(axis, values, given[axis])
         elif len(values) == 1:
             point[axis] = values[0]
         else:
-            raise BadInput(f"--{axis.replace('_', '-')} is missing; the grid has {', '.join(map(str, values))}")
+            raise BadInput(f"{_option(axis)} is missing; the grid has {', '.join(map(str, values))}")
     if unknown := [axis for axis in given if axis not in sweep.grid.axes]:
-        raise BadInput(f"--{unknown[0].replace('_', '-')}: the grid of {sweep.name!r} has no axis {unknown[0]!r}")
+        raise BadInput(f"{_option(unknown[0])}: the grid of {sweep.name!r} has no axis {unknown[0]!r}")
     return point
 
 
+def _value_on(axis: str, values: tuple[Any, ...], text: str) -> Any:
+    """The axis's value that an option's text means."""
+    from raysweep.yamlfile import parse_value
+
+    meant = parse_value(text, _option(axis))
+    for value in values:
+        if value == text or _is_same(value, meant):
+            return value
+    raise BadInput(f"{_option(axis)} {text}: the grid has {', '.join(map(str, values))}")
+
+
+def _is_same(value: Any, meant: Any) -> bool:
+    """Whether two values are equal and of one kind: `true` is not the number 1, `[0.9, 0.95]` is a pair."""
+    from raysweep.spec import Stop
+
+    if isinstance(value, Stop):
+        return meant in (value.model_dump(), value.model_dump(exclude_defaults=True))
+    if isinstance(value, tuple):
+        return list(value) == meant
+    return isinstance(value, bool) == isinstance(meant, bool) and value == meant
+
+
+def _option(axis: str) -> str:
+    return f"--{axis.replace('_', '-')}" if axis in _NAMED else f"--axis {axis}"
+
+
 def _given_axes(options: argparse.Namespace) -> dict[str, str]:
-    named = {axis: getattr(options, axis) for axis in ("d_a", "d_b", "d_c", "mixer", "ratio", "seed")}
+    named = {axis: getattr(options, axis) for axis in _NAMED}
     further = dict(one.split("=", 1) if "=" in one else (one, "") for one in options.axis)
     return {axis: text for axis, text in (named | further).items() if text is not None}
 
@@ -156,7 +182,7 @@ def _row(frame: Any) -> str:
 
 
 def _takes_point(parser: argparse.ArgumentParser) -> None:
-    for axis in ("d_a", "d_b", "d_c", "mixer", "ratio", "seed"):
+    for axis in _NAMED:
         parser.add_argument(f"--{axis.replace('_', '-')}", metavar="VALUE", help=f"the point's {axis}")
     parser.add_argument(
         "--axis",
