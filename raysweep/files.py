@@ -22,6 +22,7 @@ from raysweep.errors import BadInput, StoreError
 
 __all__ = ["Files"]
 
+_ADVICE = "give a folder, or a bucket's URL such as s3://BUCKET/raysweep that this machine may read and write"
 READERS = 32  # threads, where files are far away
 Read = TypeVar("Read")
 
@@ -34,6 +35,7 @@ class Files:
         self.name = _without_secrets(self.url)
         self._fs, self._root = _open(self.url)
         self.local = Path(self._root) if isinstance(self._fs, pafs.LocalFileSystem) else None
+        self._reached = False
 
     @property
     def beside(self) -> Path:
@@ -43,7 +45,7 @@ class Files:
     def read_bytes(self, path: str) -> bytes | None:
         """The file's content, or None where there is no such file."""
         try:
-            with self._fs.open_input_stream(self._at(path)) as stream:
+            with self._first_contact(), self._fs.open_input_stream(self._at(path)) as stream:
                 return stream.read()
         except FileNotFoundError:
             return None
@@ -88,8 +90,8 @@ class Files:
         try:
             with self._fs.open_output_stream(self._at(path)) as stream:
                 stream.write(content)
-        except OSError as error:
-            raise StoreError(f"{self.name}/{path}: cannot be written: {error}") from None
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(f"{self.name}/{path}: cannot be written: {_shown(error, self.url)}") from None
 
     def write_json(self, path: str, value: Mapping[str, Any]) -> None:
         """Write a mapping as readable JSON."""
@@ -108,7 +110,7 @@ class Files:
 
     def names(self, path: str, *, hidden: bool = False) -> list[str]:
         """The names below a folder, sorted: those that begin with a dot, or all others; of a missing folder none."""
-        found = self._fs.get_file_info(pafs.FileSelector(self._at(path), allow_not_found=True))
+        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
         return sorted(info.base_name for info in found if info.base_name.startswith(".") == hidden)
 
     def touched(self, path: str) -> float:
@@ -125,11 +127,11 @@ class Files:
 
     def exists(self, path: str) -> bool:
         """Whether there is such a file or folder."""
-        return self._fs.get_file_info(self._at(path)).type != pafs.FileType.NotFound
+        return self._look(self._at(path)).type != pafs.FileType.NotFound
 
     def among(self, paths: Sequence[str]) -> list[str]:
         """Those of these paths that are files here, asked all at once."""
-        found = self._fs.get_file_info([self._at(path) for path in paths])
+        found = self._look([self._at(path) for path in paths])
         return [path for path, info in zip(paths, found, strict=True) if info.is_file]
 
     def stamps(self, paths: Sequence[str]) -> list[tuple[int, int] | None]:
@@ -197,6 +199,24 @@ class Files:
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 
+    def _look(self, at: Any) -> Any:
+        with self._first_contact():
+            return self._fs.get_file_info(at)
+
+    @contextlib.contextmanager
+    def _first_contact(self) -> Iterator[None]:
+        """BadInput where a place does not answer at first; one that did once and does no more is its own error."""
+        try:
+            yield
+        except FileNotFoundError:
+            self._reached = True
+            raise
+        except Exception as error:  # whatever the library of such a place raises
+            if self._reached or not isinstance(error, OSError) and self.local is not None:
+                raise
+            raise BadInput(f"store {self.name}: cannot be reached: {_shown(error, self.url)}; {_ADVICE}") from None
+        self._reached = True
+
     def _at(self, path: str) -> str:
         parts = PurePosixPath(path).parts
         if path.startswith("/") or ".." in parts:
@@ -209,16 +229,27 @@ def _without_secrets(url: str) -> str:
     return re.sub(r"(?<=://)[^/@]*@|\?.*$", "", url) if "://" in url else url
 
 
+def _shown(error: Exception, url: str) -> str:
+    """A library's own words, which may repeat the URL, on one line."""
+    words = str(error).replace(url, _without_secrets(url)) or type(error).__name__
+    return " ".join(re.sub(r"(?<=://)[^/@\s]*@", "", words).split())
+
+
 def _open(url: str) -> tuple[pafs.FileSystem, str]:
     if "://" not in url:
         root = Path(url).expanduser().absolute()
         if root.exists() and not root.is_dir():
             raise BadInput(f"store {url}: this is a file; give a folder or a bucket's URL")
         return pafs.LocalFileSystem(), str(root)
+    scheme, _, rest = url.partition("://")
+    if not scheme or not rest.partition("?")[0].strip("/"):
+        raise BadInput(f"store {_without_secrets(url)}: names no place; {_ADVICE}")
     try:
         fs, root = pafs.FileSystem.from_uri(url)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         fs, root = _open_fsspec(url)
+    except OSError as error:  # the system's own library for such places is not there
+        raise BadInput(f"store {_without_secrets(url)}: cannot be opened: {_shown(error, url)}; {_ADVICE}") from None
     return fs, root.rstrip("/")
 
 
@@ -227,8 +258,8 @@ def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
 
     try:
         fs, root = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise BadInput(f"store {_without_secrets(url)}: {error}") from None
+    except (ValueError, ImportError, OSError) as error:
+        raise BadInput(f"store {_without_secrets(url)}: {_shown(error, url)}; {_ADVICE}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
 
 

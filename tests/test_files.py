@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
+from raysweep import files as files_module
+from raysweep.cli import main
 from raysweep.errors import BadInput, StoreError
 from raysweep.files import Files
 
@@ -81,3 +84,45 @@ def test_an_unknown_kind_of_place_is_bad_input() -> None:
 def test_keys_in_a_url_are_not_shown() -> None:
     files = Files("s3://key:secret@bucket/store?region=us-east-1&scheme=http")
     assert files.name == "s3://bucket/store"
+
+
+@pytest.mark.parametrize("url", ["s3://", "gs://", "s3:///", "file://", "://place", "s3://?region=us-east-1"])
+def test_a_url_must_name_a_place(url: str) -> None:
+    with pytest.raises(BadInput, match="names no place; give a folder"):
+        Files(url)
+
+
+def test_a_url_whose_library_is_not_there_is_bad_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(url: str) -> None:
+        raise OSError(f"Unable to load libjvm\nfor {url}")
+
+    monkeypatch.setattr(files_module, "pafs", SimpleNamespace(FileSystem=SimpleNamespace(from_uri=refuse)))
+    with pytest.raises(BadInput) as caught:
+        Files("hdfs://user:secret@nope/x?key=hidden")
+    said = str(caught.value)
+    assert "store hdfs://nope/x: cannot be opened: Unable to load libjvm for hdfs://nope/x;" in said
+    assert "secret" not in said and "hidden" not in said
+
+
+@pytest.mark.parametrize("ask", [lambda files: files.names("a"), lambda files: files.exists("a"),
+                                 lambda files: files.among(["a"]), lambda files: files.read_bytes("a")])  # fmt: skip
+def test_a_place_that_does_not_answer_is_bad_input_at_first_and_itself_later(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent:
+        def __getattr__(self, name: str) -> object:
+            raise ConnectionError("no answer from far://user:secret@host/x?key=hidden")
+
+    files = Files("memory://user:secret@host/x?key=hidden")
+    there, files._fs = files._fs, Silent()
+    with pytest.raises(BadInput, match="store memory://host/x: cannot be reached: no answer") as caught:
+        ask(files)
+    assert "secret" not in str(caught.value)
+    files._fs = there
+    ask(files)
+    files._fs = Silent()
+    with pytest.raises(ConnectionError):
+        ask(files)
+
+
+def test_a_server_that_is_not_there_is_bad_input_to_a_command(capsys: pytest.CaptureFixture) -> None:
+    assert main(["list", "--store", "http://127.0.0.1:1/x"]) == 2
+    assert "store http://127.0.0.1:1/x: cannot be reached" in capsys.readouterr().err
