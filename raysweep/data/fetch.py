@@ -23,7 +23,7 @@ from raysweep.data.hub import offline
 from raysweep.data.origin import write_origin
 from raysweep.data.source import Source
 from raysweep.data.sources import find, find_mixer
-from raysweep.errors import BadData, RaysweepError, SourceMissing
+from raysweep.errors import BadData, BadInput, RaysweepError, SourceMissing
 from raysweep.spec import Sweep
 
 __all__ = ["Fetched", "fetch"]
@@ -45,8 +45,13 @@ class Fetched:
 def fetch(sweep: Sweep, *, to: Path, data_dir: Path | None) -> Iterator[Fetched]:
     """Copies every set and corpus that a sweep names, from wherever it is found, to a folder `to/<name>`.
 
-    Generated sets need nothing. An error is a line too, and leaves nothing half done.
+    Generated sets need nothing. An error is a line too, and leaves nothing half done. Raises BadInput where `to` cannot
+    be a folder.
     """
+    try:
+        to.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BadInput(f"--to {to}: cannot be a folder ({error.strerror}); name one that is there or can be made") from None
     named = named_in(sweep)
     for name in named.sets:
         if name not in DATASETS or not DATASETS[name].generated:
@@ -60,6 +65,8 @@ def _told(name: str, copy: Callable[[], int]) -> Fetched:
         files = copy()
     except RaysweepError as error:
         return Fetched(name=name, error=str(error))
+    except OSError as error:
+        return Fetched(name=name, error=f"{error.filename or name}: cannot be copied: {error.strerror or error}")
     return Fetched(name=name, files=files, where=name)
 
 
@@ -98,13 +105,20 @@ def _is_here(name: str, data_dir: Path | None) -> bool:
 
 
 def _copy_path(path: str, source: Source, to: Path) -> int:
-    """Copies a file or folder that a sweep names by its path to where `find` looks for that path under `--data`."""
-    target = to / (Path(path).name if Path(path).is_absolute() else path)
+    """Copies a file or folder that a sweep names by its path to where `find` looks for that path under `--data`.
+
+    A path that leads elsewhere (`/a/b`, `../b`, `~/b`) is looked for there by its name alone.
+    """
+    elsewhere = Path(path).is_absolute() or path.startswith("~") or ".." in Path(path).parts
+    if elsewhere and Path(path).name in ("", ".."):
+        raise BadInput(f"{path}: this path ends in no name to copy it under; write the folder's own name at its end")
+    target = to / (Path(path).name if elsewhere else path)
     for entry in source.files:
         single = len(source.files) == 1 and entry.shown == Path(path).name
         place = target if single else target / entry.shown
         place.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(entry.path, place)
+        if not (place.exists() and place.samefile(entry.path)):
+            shutil.copyfile(entry.path, place)
     return len(source.files)
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+from pathlib import Path
 
 import pytest
 from fakehub import FakeHub, point_to, serving
 
 from raysweep.catalog import DATASETS, MIXERS
+from raysweep.cli import main
 from raysweep.data import fetch as fetching
 from raysweep.data import hub
 from raysweep.data.checks import check, named_in
@@ -135,6 +137,58 @@ def test_files_named_by_path_are_fetched_to_where_they_are_looked_for(tmp_path, 
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert find("own", data_dir=tmp_path / "to", own=named.sets["own"]).identity == here
     assert find_mixer("text", text=named.mixing.text, data_dir=tmp_path / "to").files
+
+
+def named_by(path: str) -> Sweep:
+    return sweep(d_b=["own"], sets={"own": {"path": path, "prompt": "{question}", "target": "answer"}})
+
+
+@pytest.mark.parametrize("path", ["../b.jsonl", "deep/../../b.jsonl", "~/b.jsonl"])
+def test_nothing_is_written_outside_of_the_folder(path, tmp_path, monkeypatch):
+    (tmp_path / "work" / "deep").mkdir(parents=True)
+    (tmp_path / "b.jsonl").write_bytes(GSM8K)
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    here = find("own", data_dir=None, own=named_by(path).sets["own"]).identity
+    to = tmp_path / "out" / "data"
+    assert [line.error for line in fetch(named_by(path), to=to, data_dir=None)] == [""]
+    assert [found.relative_to(tmp_path / "out").as_posix() for found in (tmp_path / "out").rglob("*.jsonl")] == ["data/b.jsonl"]
+    (tmp_path / "b.jsonl").unlink()
+    assert find("own", data_dir=to, own=named_by(path).sets["own"]).identity == here
+
+
+def test_a_path_without_a_name_is_refused(tmp_path, monkeypatch):
+    (tmp_path / "work" / "data").mkdir(parents=True)
+    (tmp_path / "work" / "rows.jsonl").write_bytes(GSM8K)
+    monkeypatch.chdir(tmp_path / "work" / "data")
+    (line,) = fetch(named_by(".."), to=tmp_path / "to", data_dir=None)
+    assert "ends in no name" in line.error
+    assert list((tmp_path / "to").iterdir()) == []
+
+
+def test_a_file_that_is_there_already_stays(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.jsonl").write_bytes(GSM8K)
+    (line,) = fetch(named_by("a.jsonl"), to=Path("."), data_dir=None)
+    assert (line.error, line.files, (tmp_path / "a.jsonl").read_bytes()) == ("", 1, GSM8K)
+
+
+def test_a_file_is_no_folder_to_copy_into(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    (tmp_path / "a.jsonl").write_bytes(GSM8K)
+    file = {"name": "x", "model": {"name": "tiny"}, "grid": {"d_a": ["kvr"]}}
+    (tmp_path / "sweep.yaml").write_text(json.dumps(file))
+    for to in ("file", "file/below"):
+        assert main(["data", "fetch", str(tmp_path / "sweep.yaml"), "--to", str(tmp_path / to)]) == 2
+        assert f"--to {tmp_path / to}: cannot be a folder" in capsys.readouterr().err
+
+
+def test_a_copy_that_fails_is_a_line(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(GSM8K)
+    (tmp_path / "to" / "a.jsonl").mkdir(parents=True)
+    own = sweep(d_b=["own"], sets={"own": {"path": str(tmp_path / "a.jsonl"), "prompt": "{question}", "target": "answer"}})
+    (line,) = fetch(own, to=tmp_path / "to", data_dir=None)
+    assert line.error == f"{tmp_path / 'to' / 'a.jsonl'}: cannot be copied: Is a directory"
 
 
 def test_an_upstream_archive_is_unpacked(tmp_path, monkeypatch):
