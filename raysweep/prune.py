@@ -1,17 +1,26 @@
-"""What a store could do without: weights that no pending trial starts from, and what broken runs left behind."""
+"""What a store could do without: weights that no pending trial starts from, and what broken runs left behind.
+
+Weights of a sweep that says `keep: all` are asked for, whether or not a trial is pending.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from raysweep import yamlfile
 from raysweep.cost import spent
+from raysweep.errors import BadInput
 from raysweep.store import Store
 
-__all__ = ["Spare", "needed", "prune", "spare"]
+__all__ = ["Spare", "keeps_all", "needed", "prune", "spare"]
 
 DAY = 86_400.0  # seconds: what was touched since may belong to a run that is under way
+OVERRIDE = "# --set "  # how a store's copy of a sweep file ends for each override it was run with
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +66,32 @@ def prune(store: Store, spares: Iterable[Spare]) -> int:
 
 
 def needed(store: Store, *, but: str | None = None) -> set[str]:
-    """The stages of all trials that were ever planned in this store, under any name `but` one, and are not done."""
+    """The stages whose weights somebody asks for, under any name `but` one.
+
+    Those of all trials that were ever planned in this store and are not done; all, where the sweep says `keep: all`.
+    """
     wanted: set[str] = set()
     for name in store.sweeps():
         if name == but:
             continue
         points = store.sweep(name)["points"]
-        done = store.done({point["trial"] for point in points})
+        done = set() if keeps_all(store, name) else store.done({point["trial"] for point in points})
         wanted.update(stage for point in points if point["trial"] not in done for stage in point["stages"])
     return wanted
+
+
+def keeps_all(store: Store, name: str) -> bool:
+    """Whether a sweep, as it was last run, says `keep: all`; one that cannot be read is taken to, and that is said."""
+    lines = store.sweep_text(name).splitlines()
+    said = {}
+    while lines and lines[-1].startswith(OVERRIDE):
+        key, _, value = lines.pop().removeprefix(OVERRIDE).partition("=")
+        said.setdefault(key.strip(), value)  # the last one counts
+    try:
+        if "keep" in said:
+            return yamlfile.parse_value(said["keep"], f"--set keep of sweep {name}") == "all"
+        document = yamlfile.parse("\n".join(lines), f"sweeps/{name}/sweep.yaml").value
+    except BadInput as error:
+        _log.warning("%s; the weights of the sweep stay", error)
+        return True
+    return isinstance(document, dict) and document.get("keep") == "all"

@@ -22,8 +22,8 @@ _log = logging.getLogger(__name__)
 class Space:
     """Keeps a store within its bounds while the trials of `chains` run.
 
-    `elsewhere` are stages that pending trials of other sweeps start from: they go only where `most` (bytes) demands it,
-    after all others.
+    `elsewhere` are stages whose weights other sweeps ask for: they go only where `most` (bytes) demands it, after all
+    others.
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from sweeps import small
 
 from raysweep.cli import main
 from raysweep.plan import sweep_digest
-from raysweep.prune import prune, spare
+from raysweep.prune import needed, prune, spare
 from raysweep.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id", "gsm8k"], "mixer": ["none/none"], "ratio": [1.0], "seed": [0, 1]}
@@ -26,9 +26,13 @@ RECORD = {
 @pytest.fixture
 def filled(tmp_path):
     """A store with two shared first stages; the trials of seed 0 are done, those of seed 1 are not."""
-    sweep, store = small(tmp_path, grid=GRID), Store(tmp_path / "store")
+    return fill(tmp_path)
+
+
+def fill(tmp_path, *overrides, **changes):
+    sweep, store = small(tmp_path, *overrides, grid=GRID, **changes), Store(tmp_path / "store")
     plan = sweep.plan()
-    store.record_sweep(sweep.name, digest=sweep_digest(sweep.sweep), model="tiny", text="", plan=plan)
+    store.record_sweep(sweep.name, digest=sweep_digest(sweep.sweep), model="tiny", text=sweep._text_with_overrides(), plan=plan)
     for node in plan.stages.values():
         if node.parent is None:
             commit(store, node, b"12345", record=RECORD)
@@ -52,6 +56,31 @@ def test_pruned_weights_leave_the_record_and_what_is_needed(filled):
     firsts = {node.stage.seed: store.stage(node) for node in plan.stages.values() if node.parent is None}
     assert (firsts[0].has_weights, firsts[1].has_weights) == (False, True)
     assert firsts[0].record["metrics"]["seconds"] == 5.0
+
+
+@pytest.mark.parametrize(
+    ("said", "overrides", "stays"),
+    [
+        ({"keep": "all"}, [], True),
+        ({}, ["keep=none", "runtime.workers=1", "keep=all"], True),
+        ({"keep": "all"}, ["keep=shared"], False),
+        ({"keep": "none"}, ["runtime.workers=1"], False),
+    ],
+)
+def test_who_says_keep_all_keeps_all(tmp_path, capsys, said, overrides, stays):
+    store, _ = fill(tmp_path, *overrides, **said)
+    assert len(spare(store)) == (0 if stays else 1)
+    assert len(needed(store)) == (6 if stays else 3), "of two seeds a first stage and what two D_B make of it"
+    assert needed(store, but="small") == set()
+    assert main(["prune", "--store", store.url]) == 0
+    assert ("all weights of small, which says keep: all" in capsys.readouterr().out) == stays
+
+
+def test_a_sweep_file_that_cannot_be_read_frees_nothing(filled, caplog):
+    store, _ = filled
+    store.files.write_bytes("sweeps/small/sweep.yaml", b"keep: [")
+    assert spare(store) == []
+    assert "sweeps/small/sweep.yaml" in caplog.text
 
 
 def test_what_broken_runs_left_goes_once_nobody_touches_it(filled):

@@ -35,7 +35,8 @@ def declare(commands: Any) -> None:
         commands,
         "prune",
         _prune,
-        "free the disk of weights that no pending trial starts from, and of what broken runs left",
+        "free the disk of weights that no pending trial starts from (but those of sweeps with keep: all), and of what "
+        "broken runs left",
         ["prune --dry-run", "prune --store DIR"],
         _takes_dry_run,
         takes_store,
@@ -86,19 +87,22 @@ def _estimated(found: Mapping[str, Any]) -> list[str]:
 
 def _prune(options: argparse.Namespace) -> int:
     from raysweep.api import store_url
-    from raysweep.prune import prune, spare
+    from raysweep.prune import keeps_all, prune, spare
     from raysweep.store import Store
 
     store = Store(store_url(options.store))
     found = spare(store)
     freed = 0 if options.dry_run else prune(store, found)
+    kept = [name for name in store.sweeps() if keeps_all(store, name)]
     if options.json:
         rows = [{"path": one.path, "bytes": one.bytes, "why": one.why, "seconds": one.seconds} for one in found]
-        print(json.dumps({"spare": rows, "freed": freed}, indent=1))
+        print(json.dumps({"spare": rows, "freed": freed, "keep_all": kept}, indent=1))
         return DONE
     for one in found:
         back = f"; {_clock(one.seconds / 3600)} of one worker to have it back" if one.seconds else ""
         print(f"{_size(one.bytes):>10}  {one.path}  {one.why}{back}")
+    for name in kept:
+        print(f"      stays  all weights of {name}, which says keep: all (run it with --set keep=shared to let them go)")
     whole = _size(sum(one.bytes for one in found))
     print(f"{whole} could go; without --dry-run they do" if options.dry_run else f"{_size(freed)} freed")
     return DONE
