@@ -19,7 +19,7 @@ import numpy as np
 from raysweep.data.example import Example
 from raysweep.errors import BadInput
 
-__all__ = ["Encoded", "Question", "encode", "few_shot_question", "question", "trained_text"]
+__all__ = ["Encoded", "Question", "encode", "few_shot_question", "question"]
 
 LINE_END = "\n"
 
@@ -81,11 +81,6 @@ def few_shot_question(example: Example, shots: Sequence[Example], tokenizer: Any
     prompt, target = _split(text, " " + example.target.strip() + LINE_END, tokenizer)
     golds = example.answers or (example.target,)
     return Question(example.id, (*_opening(tokenizer), *prompt), tuple(target), golds, stop=LINE_END)
-
-
-def trained_text(encoded: Encoded, tokenizer: Any) -> str:
-    """The text that is trained on, eos left out: what an error or `data check` shows."""
-    return tokenizer.decode(encoded.tokens[encoded.targets].tolist(), skip_special_tokens=True)
 
 
 def _turn(turn: tuple[str, str], tokenizer: Any, *, strip: bool, first: bool) -> tuple[list[int], list[int]]:

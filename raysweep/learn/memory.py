@@ -17,7 +17,7 @@ from raysweep.chain import Training
 from raysweep.errors import TrialFailed
 from raysweep.spec import Runtime
 
-__all__ = ["Need", "Shape", "need", "refuse_what_does_not_fit", "shape_of", "training_flops"]
+__all__ = ["Need", "Shape", "need", "refuse_what_does_not_fit", "shape_of"]
 
 BUCKET = 500_000_000  # gradients on their way to their shard, in weights
 LOGITS_BYTES = 3 * 4 * 2**27  # float32 logits of one chunk, their softmax and gradient
@@ -103,12 +103,6 @@ def refuse_what_does_not_fit(needed: Need, *, available: int, runtime: Runtime) 
     raise TrialFailed(
         f"this stage needs {_gib(needed.device)} a worker ({parts}), the device has {_gib(available)}; {_advice(runtime)}"
     )
-
-
-def training_flops(shape: Shape, *, tokens: int, length: float) -> float:
-    """Floating-point operations of training on `tokens` tokens in examples of mean `length`: 6 a weight and token, and
-    attention."""
-    return 6.0 * shape.weights * tokens + 12.0 * shape.layers * shape.hidden * length * tokens
 
 
 def _advice(runtime: Runtime) -> str:

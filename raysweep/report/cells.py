@@ -13,7 +13,7 @@ from raysweep.errors import BadInput
 from raysweep.report.frame import axes_of
 from raysweep.report.statistics import spread
 
-__all__ = ["EMPTY", "Cell", "average", "cell_of", "cells_by", "check_columns", "measure_cells", "varying"]
+__all__ = ["EMPTY", "Cell", "average", "cells_by", "check_columns", "measure_cells", "varying"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,13 +76,6 @@ def cells_by(frame: pd.DataFrame, *, by: Sequence[str], value: str) -> dict[tupl
     keys = [key if isinstance(key, tuple) else (key,) for key in found.index]
     rows = found.to_dict(orient="records")
     return {key: _cell(row) for key, row in zip(keys, rows, strict=True)}
-
-
-def cell_of(frame: pd.DataFrame, value: str) -> Cell:
-    """All rows of a frame as one cell."""
-    if frame.empty:
-        return EMPTY
-    return next(iter(cells_by(frame.assign(_all=0), by=["_all"], value=value).values()))
 
 
 def average(frame: pd.DataFrame, *, over: str, members: Sequence[Any], value: str) -> Cell:

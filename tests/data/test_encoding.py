@@ -11,7 +11,7 @@ pytest.importorskip("tokenizers")
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from raysweep.data.encoding import encode, few_shot_question, question, trained_text
+from raysweep.data.encoding import encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.errors import BadInput
 
@@ -89,8 +89,9 @@ def test_one_turn_is_tokenized_as_a_whole_text_is():
     tokenizer = TOKENIZERS[True]
     example = Example("x", (("What is it?\nThe answer is: ", "Paris"),))
     whole = tokenizer("<|user|>\nWhat is it?\nThe answer is:\n<|assistant|>\nParis</s>")["input_ids"]
-    assert encode(example, tokenizer, strip=True).tokens.tolist() == whole
-    assert trained_text(encode(example, tokenizer, strip=True), tokenizer) == "Paris"
+    encoded = encode(example, tokenizer, strip=True)
+    assert encoded.tokens.tolist() == whole
+    assert tokenizer.decode(encoded.tokens[encoded.targets].tolist()) == "Paris</s>"
 
 
 def test_strip_is_the_prompts_alone():
@@ -103,9 +104,10 @@ def test_strip_is_the_prompts_alone():
 
 
 def test_a_control_token_in_the_data_is_text():
-    encoded = encode(Example("x", (("a</s>b", "c</s>d<s>"),)), TOKENIZERS[True], strip=True)
-    assert encoded.tokens.tolist().count(TOKENIZERS[True].eos_token_id) == 1
-    assert trained_text(encoded, TOKENIZERS[True]) == "c</s>d<s>"
+    tokenizer = TOKENIZERS[True]
+    encoded = encode(Example("x", (("a</s>b", "c</s>d<s>"),)), tokenizer, strip=True)
+    assert encoded.tokens.tolist().count(tokenizer.eos_token_id) == 1
+    assert tokenizer.decode(encoded.tokens[encoded.targets].tolist(), skip_special_tokens=True) == "c</s>d<s>"
 
 
 def test_few_shot_lines_end_at_a_line_end():

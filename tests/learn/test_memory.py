@@ -11,7 +11,7 @@ import torch
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import batches_from, deal, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.memory import Shape, need, refuse_what_does_not_fit, shape_of, training_flops
+from raysweep.learn.memory import Shape, need, refuse_what_does_not_fit, shape_of
 from raysweep.spec import Runtime
 
 LLAMA_8B = {
@@ -69,9 +69,3 @@ def test_what_does_not_fit_is_refused_with_what_to_change(training, tmp_path):
     offloaded = Runtime(offload="optimizer")
     refuse_what_does_not_fit(told(offload="optimizer"), available=80 * 2**30, runtime=offloaded)
     assert told(workers=8).held < told().held / 6
-
-
-def test_training_costs_six_operations_a_weight_and_token():
-    shape = Shape(weights=10**9, layers=16, hidden=2048, intermediate=8192, vocabulary=128256)
-    assert training_flops(shape, tokens=1000, length=0) == 6e12
-    assert training_flops(shape, tokens=1000, length=100) > 6e12

@@ -18,7 +18,7 @@ from filling import filled, rows
 
 import raysweep
 from raysweep.errors import BadInput
-from raysweep.report.cells import average, cell_of, cells_by
+from raysweep.report.cells import average, cells_by
 from raysweep.report.layouts import LAYOUTS, Column, Line, Section, lay_out
 from raysweep.report.paper import published
 from raysweep.report.rendering import FORMATS, cell_text
@@ -26,7 +26,7 @@ from raysweep.report.table import pivot, render
 
 
 def test_a_cell_is_the_mean_over_seeds_with_its_spread_and_count() -> None:
-    cell = cell_of(rows(retention=[80.0, 90.0, 100.0], seed=[0, 1, 2]), "retention")
+    (cell,) = cells_by(rows(retention=[80.0, 90.0, 100.0], seed=[0, 1, 2]), by=["d_a"], value="retention").values()
     assert (cell.mean, cell.std, cell.n, cell.planned) == (90.0, 10.0, 3, 3)
     assert cell.se == pytest.approx(10 / math.sqrt(3))
     assert cell_text(cell, "std") == "90.0 ± 10.0 (3)"
