@@ -21,6 +21,10 @@ PLAIN_AXES = ("mixer", "ratio", "seed")
 _FREE_SETTINGS = ("examples", "data_seed", "familiarity")
 _PARTS = {"train": TrainPart, "mixing": Mix, "prompt": Prompt, "model": Model}
 _DOTTED = tuple(f"{part}.{field}" for part, of in _PARTS.items() for field in of.model_fields if field != "text")
+_MEASURES = ("retention", "forgetting", "accuracy_a1")
+_FURTHER_MEASURE = re.compile(
+    r"(retention|steps|epochs|loss|seconds|tokens|stopped_by|memorized|reused)_[1-9]\d?|(familiar|asked)_.+|attempts|commit"
+)
 _STAGE_AXIS = re.compile("d_[a-z]")
 
 
@@ -60,6 +64,7 @@ class _Checker:
         stages = {f"d_{letter}": grid.pop(f"d_{letter}") for letter in letters}
         defaults = {"mixer": ("/".join([NONE] * len(letters)),), "ratio": (2.0,), "seed": (0,)}
         axes = stages | {axis: grid.pop(axis, default) for axis, default in defaults.items()} | grid
+        self._check_table(axes, letters)
         return {axis: self._values(axis, values, len(letters)) for axis, values in axes.items()}
 
     def _check_stage_settings(self, letters: list[str]) -> None:
@@ -67,6 +72,20 @@ class _Checker:
             if letter not in letters:
                 place = self._places.of(("train", letter))
                 raise BadInput(f"{place}: train.{letter}: {_no_stage(letter, letters)}")
+
+    def _check_table(self, axes: Mapping[str, Any], letters: list[str]) -> None:
+        """What the file's own table names must be an axis or a measure; a wrong word would be found after the run."""
+        table = self.sweep.table
+        mixers = [f"mixer_{place}" for place in range(1, len(letters) + 1)]
+        allowed = [*axes, *mixers, "sweep", "model", "status", *_MEASURES, *(f"accuracy_{letter}" for letter in letters[1:])]
+        asked = [("rows", index, word) for index, word in enumerate(table.rows)]
+        asked += [("columns", None, table.columns), ("value", None, table.value)]
+        for key, index, word in asked:
+            if key in table.model_fields_set and word not in allowed and not _FURTHER_MEASURE.fullmatch(word):
+                raise BadInput(
+                    f"{self._places.of(('table', key, index))}: table.{key}: unknown column {word!r}; "
+                    f"allowed: {', '.join(allowed)}, or a stage's such as loss_1.{nearest(word, allowed)}"
+                )
 
     def _values(self, axis: str, values: tuple[Any, ...], stages: int) -> tuple[Any, ...]:
         if not values:

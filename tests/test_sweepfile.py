@@ -44,6 +44,12 @@ def test_what_is_written_twice_may_be_an_alias(tmp_path):
     assert load(path).grid.axes["d_b"] == ("kvr",)
 
 
+def test_a_table_may_show_what_a_run_will_measure(tmp_path):
+    for value in ("forgetting", "accuracy_b", "familiar_popqa", "asked_webqa", "loss_2", "retention_2", "seconds_1"):
+        assert small(tmp_path, f"table.value={value}").sweep.table.value == value
+    assert small(tmp_path, "table.rows=[mixer_2, model]", "table.columns=seed").sweep.table.columns == "seed"
+
+
 def test_the_last_override_wins(tmp_path):
     assert small(tmp_path, "train.epochs=3", "train.epochs=5").sweep.train.epochs == 5
 
@@ -124,6 +130,10 @@ BAD = [
     ("train.stages={foo: {lr: 1}}", ["unknown key 'train.stages'"]),
     ("grid.seed=&a [*a]", ["--set 'grid.seed=&a [*a]':1", "alias"]),
     ("grid.seed=\0", ["U+0000"]),
+    ("table.rows=nope", ["--set 'table.rows=nope'", "table.rows", "'nope'", "mixer_2"]),
+    ("table.rows=[d_a, mixr]", ["'mixr'", "'mixer'"]),
+    ("table.columns=d_c", ["table.columns", "'d_c'", "'d_b'"]),
+    ("table.value=retension", ["table.value", "'retension'", "'retention'"]),
     ("nothing", ["KEY=VALUE"]),
     ("name.deeper=1", ["not a mapping"]),
 ]
