@@ -1,7 +1,8 @@
 """A stage in flight, kept on disk: written aside, renamed when whole, the newest one only.
 
-`<folder>/step-<n>/` holds the engine's shards, `rng-<rank>.pt`, and `progress.json`, which is written last. Several
-workers need a folder that they all see.
+`<folder>/step-<n>/` holds the engine's shards, `rng-<rank>.pt`, and `progress.json`, which is written last. Workers on
+several machines may see one folder, or each machine a folder of its own: then each keeps its workers' part, and the
+stage goes on only where every worker finds its own again (ZeRO 3; below that, rank 0's part is everybody's).
 """
 
 from __future__ import annotations
@@ -36,53 +37,90 @@ class State:
 
 
 def write(folder: Path, engine: Engine, state: State) -> None:
-    """Keep the stage as it stands; every rank calls."""
-    aside = folder / f".step-{state.step}"
-    if engine.ranks.rank == 0:
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
-    engine.ranks.barrier()
+    """Keep the stage as it stands; every rank calls, each with the folder as its machine sees it."""
+    ranks = engine.ranks
+    aside, target = folder / f".step-{state.step}", folder / f"step-{state.step}"
+    for stale in (aside, target):
+        shutil.rmtree(stale, ignore_errors=True)
+    ranks.barrier()
+    aside.mkdir(parents=True, exist_ok=True)
     engine.save_state(aside)
-    torch.save(_random_state(), aside / f"rng-{engine.ranks.rank}.pt")
-    engine.ranks.barrier()
-    if engine.ranks.rank == 0:
-        record = asdict(state) | {"world_size": engine.ranks.size, "zero": engine.runtime.zero}
+    torch.save(_random_state(), _rng(aside, ranks.rank))
+    ranks.barrier()
+    first = _is_first(aside, ranks.rank)
+    ranks.barrier()
+    if first:
+        record = asdict(state) | {"world_size": ranks.size, "zero": engine.runtime.zero}
         (aside / RECORD).write_text(json.dumps(record))
-        target = folder / f"step-{state.step}"
-        shutil.rmtree(target, ignore_errors=True)
         aside.rename(target)
-        for old in _kept(folder):
+    ranks.barrier()  # older ones go when the new one is whole everywhere
+    if first:
+        for old in (*folder.glob("step-*"), *folder.glob(".step-*")):
             if old != target:
                 shutil.rmtree(old, ignore_errors=True)
-    engine.ranks.barrier()
+    ranks.barrier()
 
 
 def resume(folder: Path, engine: Engine) -> State:
-    """Bring a fresh engine to where the newest checkpoint left the stage; a new stage where there is none that fits."""
-    found = engine.ranks.broadcast(_newest(folder, engine) if engine.ranks.rank == 0 else None)
-    if found is None:
+    """Bring a fresh engine to where the newest checkpoint left the stage; a new stage where there is none that fits.
+
+    Every rank must find its part: those who do not see the others' folder may have been moved to another machine.
+    """
+    found = engine.ranks.gather(_fitting(folder, engine))
+    steps = set.intersection(*found)
+    if not steps:
+        _say_why(folder, engine, found)
         return State()
-    record = json.loads((found / RECORD).read_text())
-    engine.load_state(found)
-    _set_random_state(torch.load(found / f"rng-{engine.ranks.rank}.pt", weights_only=True))
-    log.info("stage goes on after step %d from %s", record["step"], found)
+    newest = folder / f"step-{max(steps)}"
+    record = json.loads((newest / RECORD).read_text())
+    engine.load_state(newest)
+    _set_random_state(torch.load(_rng(newest, engine.ranks.rank), weights_only=True))
+    log.info("stage goes on after step %d from %s", record["step"], newest)
     return State(**{name: record[name] for name in State.__dataclass_fields__})
 
 
-def _newest(folder: Path, engine: Engine) -> Path | None:
-    for found in reversed(_kept(folder)):
+def _fitting(folder: Path, engine: Engine) -> set[int]:
+    """The steps whose checkpoints are of such workers, and have what this rank reads."""
+    steps = set()
+    for found in _kept(folder):
         record = json.loads((found / RECORD).read_text())
         shape = (record["world_size"], record["zero"])
-        if shape == (engine.ranks.size, engine.runtime.zero):
-            return found
-        log.warning("checkpoint %s is of %d workers at ZeRO %d, not these: the stage starts again", found, *shape)
-    return None
+        if shape != (engine.ranks.size, engine.runtime.zero):
+            say = log.debug if engine.ranks.rank else log.warning
+            say("checkpoint %s is of %d workers at ZeRO %d, not these: it is not used", found, *shape)
+        elif all(_rng(found, rank).is_file() for rank in _read_by(engine)):
+            steps.add(record["step"])
+    return steps
+
+
+def _read_by(engine: Engine) -> set[int]:
+    """The ranks whose files this one reads: below ZeRO 3 rank 0 writes the weights for all."""
+    return {engine.ranks.rank} if engine.runtime.zero == 3 else {0, engine.ranks.rank}
+
+
+def _say_why(folder: Path, engine: Engine, found: list[set[int]]) -> None:
+    lacking = [rank for rank, steps in enumerate(found) if not steps]
+    if engine.ranks.rank == 0 and any(found):
+        log.warning(
+            "the checkpoints in %s are not there for every worker (ranks without: %s): the stage starts again; "
+            "a folder that all machines see keeps them for any placement of the workers",
+            folder, lacking or "none, but their steps differ",
+        )
+
+
+def _is_first(aside: Path, rank: int) -> bool:
+    """Of the ranks that see this folder, the first one renames and removes. Asking by name is fresh on any file system,
+    where a listing may be an old one."""
+    return not any(_rng(aside, lower).is_file() for lower in range(rank))
+
+
+def _rng(folder: Path, rank: int) -> Path:
+    return folder / f"rng-{rank}.pt"
 
 
 def _kept(folder: Path) -> list[Path]:
-    """Whole checkpoints, oldest first."""
-    whole = [found for found in folder.glob("step-*") if (found / RECORD).is_file()]
-    return sorted(whole, key=lambda found: int(found.name.removeprefix("step-")))
+    """Whole checkpoints."""
+    return [found for found in folder.glob("step-*") if (found / RECORD).is_file()]
 
 
 def _random_state() -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Interrupted", "Outcome", "Progress"]
+__all__ = ["Outcome", "Progress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,3 @@ class Outcome:
     tokens: int
     seconds: float
     peak_memory: int
-
-
-class Interrupted(Exception):
-    """The stage was asked to stop before its end; its state is saved where it keeps checkpoints."""

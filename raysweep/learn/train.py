@@ -17,7 +17,7 @@ from raysweep.learn import checkpoints as kept
 from raysweep.learn.ask import first_wrong, proved_share
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
-from raysweep.learn.progress import Interrupted, Outcome, Progress
+from raysweep.learn.progress import Outcome, Progress
 from raysweep.learn.schedule import LossRule
 from raysweep.spec import Every
 
@@ -40,17 +40,15 @@ def train(
     checkpoints: Path | None,
     checkpoint_every: float,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-    should_stop: Callable[[], bool] = lambda: False,
 ) -> Outcome:
     """Train a fresh engine on `examples` (D and D_M together); all ranks call with the same arguments.
 
     `own` are D's questions, for the stop rule `memorized`. `probes` are asked along the way and at the end, by
     teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to keep none: a stage
-    that finds one there goes on from it, bit for bit. Every rank calls `on_progress`, at the same steps; rank 0 alone
-    calls `should_stop`.
+    that finds one there goes on from it, bit for bit; one is kept every `checkpoint_every` seconds. Every rank calls
+    `on_progress`, at the same steps.
 
-    Raises Interrupted when asked to stop, after keeping the state; TrialFailed where there is nothing to train on or
-    the loss is no longer finite.
+    Raises TrialFailed where there is nothing to train on or the loss is no longer finite.
     """
     if not examples:
         raise TrialFailed("a stage has no examples to train on")
@@ -60,17 +58,15 @@ def train(
     stage = _Stage(engine, training=training, own=own, probes=probes, every=every, count=len(examples))
     if checkpoints is not None:
         stage.take_up(kept.resume(checkpoints, engine))
-    keeper = _Keeper(engine, checkpoints, checkpoint_every, should_stop)
+    keeper = _Keeper(engine, checkpoints, checkpoint_every)
     for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
         stats = engine.step(batch)
-        loss_sum, stop, due, tell = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
+        loss_sum, due, tell = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
         asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
         if stage.stopped_by:
             break
-        if stop or due:
+        if due:
             keeper.keep(stage.state)
-        if stop:
-            raise Interrupted(f"stopped after step {stage.state.step} of {stage.total_steps}")
         if asked or tell:
             on_progress(stage.progress())
             keeper.told_at = time.monotonic()
@@ -158,23 +154,22 @@ class _Stage:
 
 
 class _Keeper:
-    """Rank 0's clock and wishes: when to checkpoint, when to tell, whether to stop."""
+    """Rank 0's clock and wishes: when to checkpoint, when to tell."""
 
-    def __init__(self, engine: Engine, folder: Path | None, every: float, should_stop: Callable[[], bool]):
+    def __init__(self, engine: Engine, folder: Path | None, every: float):
         self.engine = engine
         self.folder = folder
         self.every = every
-        self.should_stop = should_stop
         self.kept_at = time.monotonic()
         self.told_at = 0.0
 
-    def wishes(self) -> tuple[float, float, float]:
-        """Stop? Checkpoint? Tell? Only rank 0 wishes, so that the sum over ranks is its word."""
+    def wishes(self) -> tuple[float, float]:
+        """Checkpoint? Tell? Only rank 0 wishes, so that the sum over ranks is its word."""
         if self.engine.ranks.rank:
-            return 0.0, 0.0, 0.0
+            return 0.0, 0.0
         now = time.monotonic()
         due = self.folder is not None and now - self.kept_at >= self.every
-        return float(self.should_stop()), float(due), float(now - self.told_at >= TELL_EVERY)
+        return float(due), float(now - self.told_at >= TELL_EVERY)
 
     def keep(self, state: kept.State) -> None:
         if self.folder is None:

@@ -15,7 +15,6 @@ from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import load_tokenizer
-from raysweep.learn.progress import Interrupted
 from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
 
@@ -27,16 +26,24 @@ def main(job: Path) -> None:
     runtime = Runtime(**said["runtime"])
     total = total_steps(len(examples), settings)
     with Engine(said["folder"], training=settings, total_steps=total, runtime=runtime) as engine:
-        asked = iter(range(1, 10**6))
+        step, first = engine.step, []
+
+        def dying(batch):
+            if batch.step == said.get("dies_after"):
+                sys.exit(3)
+            return step(batch)
+
+        engine.step = dying
         outcome = train(
             engine, examples, training=settings, seed=0, own=questions, probes={"a": questions}, every=Every(epochs=1),
-            checkpoints=said.get("checkpoints"), checkpoint_every=600.0,
-            should_stop=lambda: next(asked) == said.get("stop_at"),
+            checkpoints=said["checkpoints"][engine.ranks.rank] if "checkpoints" in said else None,
+            checkpoint_every=said.get("checkpoint_every", 600.0),
+            on_progress=lambda progress: first.append(progress.step),
         )
         answers = answer(engine, load_tokenizer(said["folder"]), questions, scorer=SCORERS["exact"])
         engine.save(out)
         told = {
-            "losses": [row["loss"] for row in outcome.curve], "stopped_by": outcome.stopped_by,
+            "first": first[0], "losses": [row["loss"] for row in outcome.curve], "stopped_by": outcome.stopped_by,
             "accuracy": [row.get("accuracy_a") for row in outcome.curve], "facts": engine.facts(),
             "answers": [(one.id, one.text, one.score) for one in answers],
         }
@@ -44,7 +51,4 @@ def main(job: Path) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(Path(sys.argv[1]))
-    except Interrupted:
-        sys.exit(3)
+    main(Path(sys.argv[1]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import shutil
 import socket
 import subprocess
 import sys
@@ -76,10 +77,30 @@ def test_two_workers_do_what_one_does(job, tmp_path, zero):
 def test_two_workers_resume_bit_identical(job, training, tmp_path, precision):
     job |= {"training": training(epochs=3, precision=precision), "runtime": {"micro_batch": 3, "zero": 3}}
     whole, weights = told_by(2, job, tmp_path)
-    kept = {"checkpoints": tmp_path / "kept"}
-    _, codes = started(2, job | kept | {"stop_at": 11}, tmp_path)
+    kept = {"checkpoints": [tmp_path / "kept"] * 2}
+    _, codes = started(2, job | kept | {"dies_after": 11, "checkpoint_every": 0.0}, tmp_path)
     assert codes == [3, 3]
+    assert [found.name for found in (tmp_path / "kept").iterdir()] == ["step-11"], "one of them renames and removes"
     resumed, weights_resumed = told_by(2, job | kept, tmp_path)
+    assert resumed[0]["first"] == 12
     assert resumed[0]["losses"] == whole[0]["losses"]
     assert resumed[0]["answers"] == whole[0]["answers"]
     assert all(weights[name].equal(weights_resumed[name]) for name in weights)
+
+
+@pytest.mark.parametrize("zero", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_on_two_machines_each_keeps_its_part_and_a_stage_goes_on_where_all_is_there(job, training, tmp_path, zero):
+    job |= {"training": training(epochs=2), "runtime": {"micro_batch": 3, "zero": zero}}
+    kept = {"checkpoints": [tmp_path / "here", tmp_path / "there"]}
+    for folder in kept["checkpoints"]:
+        (folder / ".step-2").mkdir(parents=True)  # what a write that broke off left
+    _, codes = started(2, job | kept | {"dies_after": 5, "checkpoint_every": 0.0}, tmp_path)
+    assert codes == [3, 3]
+    assert [[found.name for found in folder.iterdir()] for folder in kept["checkpoints"]] == [["step-5"]] * 2
+    resumed, weights = told_by(2, job | kept, tmp_path)
+    assert [one["first"] for one in resumed] == ([6, 6] if zero == 3 else [1, 1]), "below 3 one part is for both"
+    shutil.rmtree(tmp_path / "there" / "step-5")
+    anew, weights_anew = told_by(2, job | kept, tmp_path)
+    assert [one["first"] for one in anew] == [1, 1]
+    assert resumed[0]["losses"] == anew[0]["losses"]
+    assert all(weights[name].equal(weights_anew[name]) for name in weights)
