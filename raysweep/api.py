@@ -170,7 +170,8 @@ class LoadedSweep:
         )
 
     def _text_with_overrides(self) -> str:
-        return self.text + "".join(f"# --set {override}\n" for override in self.overrides)
+        lines = [self.text.rstrip("\n"), *(f"# --set {override}" for override in self.overrides)]
+        return "".join(f"{line}\n" for line in lines)
 
 
 def overview(

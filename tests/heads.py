@@ -65,11 +65,12 @@ _FAKE = {
 def _start(folder: Path, options: list[str], ports: Mapping[str, int], environment: Mapping[str, str]) -> subprocess.Popen:
     bin = str(Path(sys.executable).parent)
     fixed = ["--head", "--block", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"]
-    return subprocess.Popen(
-        [f"{bin}/ray", "start", *fixed, *options, *(f"--{name}={port}" for name, port in ports.items())],
-        env={**os.environ, **environment, "PATH": f"{bin}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
-        stdout=(folder / "start.log").open("w"), stderr=subprocess.STDOUT, start_new_session=True,
-    )  # fmt: skip
+    with (folder / "start.log").open("w") as log:
+        return subprocess.Popen(
+            [f"{bin}/ray", "start", *fixed, *options, *(f"--{name}={port}" for name, port in ports.items())],
+            env={**os.environ, **environment, "PATH": f"{bin}:{os.environ['PATH']}", "OMP_NUM_THREADS": "1"},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
 
 
 def _scaling(folder: Path, workers: Mapping[str, Any], *, cpus: int, port: int) -> Path:

@@ -43,7 +43,10 @@ def commit(
     record: Mapping[str, Any] | None = None,
 ) -> FinishedStage:
     """Commit a stage whose weights are two files of this content, or none."""
-    rows = [{"of": "a", "set": name, "accuracy": accuracy} for name, accuracy in (asked or {"kvr": 100.0}).items()]
+    rows = [
+        {"of": "a" if name == "kvr" else None, "set": name, "accuracy": accuracy}
+        for name, accuracy in (asked or {"kvr": 100.0}).items()
+    ]
     with store.aside() as folder:
         if content is not None:
             write_weights(folder / "weights", content)

@@ -66,7 +66,8 @@ def run_trials(
     jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
-    records = store.stage_records()
+    claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
+    records = store.stage_records()  # after the claims: what is committed from now on is heard of
     costs = costs_of(plan, records.values())
     schedule = Schedule(
         chains,
@@ -79,7 +80,6 @@ def run_trials(
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
     watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes))
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
-    claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     searcher = StageSearcher(
         wanted,
         schedule,

@@ -17,6 +17,7 @@ from raysweep.commands.arguments import (
     takes_store,
 )
 from raysweep.errors import BadInput
+from raysweep.spec import Table
 
 if TYPE_CHECKING:
     from raysweep.api import LoadedSweep
@@ -172,6 +173,8 @@ def _table(frame: Any, sweep: LoadedSweep) -> str:
     from raysweep.report.table import pivot, render
 
     table = sweep.sweep.table
+    if table.columns not in frame.columns:  # the default is for two stages, and this grid has one
+        table = Table(rows=("mixer",), columns="d_a", value=table.value)
     title = f"{table.value}, mean ± std over what is neither row nor column (n); · not there yet, ✗ failed, * D_A not memorized"
     return f"{title}\n{render(pivot(frame, rows=list(table.rows), columns=table.columns, value=table.value))}"
 

@@ -120,6 +120,14 @@ def test_one_point_has_the_id_that_it_has_in_its_sweep(cluster, tmp_path, capsys
     assert "seed 7" in capsys.readouterr().err
 
 
+def test_a_grid_of_one_stage_has_a_table_too(cluster, tmp_path, capsys):
+    path = write(tmp_path, grid={"d_a": ["kvr"], "mixer": ["none"]})
+    assert main(["run", str(path), "--store", str(tmp_path / "store")]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert said[1].split() == ["mixer", "kvr"]
+    assert said[2].startswith("none")
+
+
 def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, root):
     """In a process of its own, with a Ray of its own."""
     path, store = write(tmp_path, train={**SMALL["train"], "epochs": 4000}), tmp_path / "store"
