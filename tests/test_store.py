@@ -24,7 +24,9 @@ MEGABYTES = 4
 
 @pytest.fixture(scope="session")
 def s3_endpoint() -> Iterator[str]:
-    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0, verbose=False)
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     yield f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"

@@ -97,8 +97,8 @@ def test_gpu_nodes_come_when_asked_for_spot_first_and_on_demand_where_there_is_n
 
 
 def test_amazon_starts_the_machines_that_the_file_describes(monkeypatch, tmp_path):
-    moto = pytest.importorskip("moto", reason="moto plays Amazon's part")
     import boto3
+    import moto
     from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 
     monkeypatch.setenv("HOME", str(tmp_path))  # a key pair is written there
