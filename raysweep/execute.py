@@ -17,6 +17,7 @@ from raysweep import records
 from raysweep.data.encoding import Question
 from raysweep.errors import BadData, BadInput, TrialFailed
 from raysweep.evaluation import Answered, Asked, ask, label, to_ask
+from raysweep.inflight import in_flight
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.progress import Outcome, Progress
@@ -92,9 +93,9 @@ class _Trial:
         self._report = report
         self._store = Store(job.store)
         self._before = self._last_attempt()
-        again = not records.gives_up(self._before, run=job.run)
-        self.given_up = None if again else self._before
-        self._header = self._begin() if again else {}
+        repeated = records.gives_up(self._before, run=job.run)
+        self._header = {} if repeated else self._begin()
+        self.given_up = self._before if repeated else self._lost_too_often()
 
     def run(self) -> dict[str, Any]:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
@@ -194,7 +195,7 @@ class _Trial:
         data = self._material.stage(job.chain, index)
         asked = to_ask(job.chain, index, self._material, evaluate=job.evaluate, sets=job.sets)
         began = time.time()
-        with self._store.in_flight(node) as checkpoints, self._engine(start, index, data) as engine:
+        with in_flight(self._store, node, self._ranks) as checkpoints, self._engine(start, index, data) as engine:
             outcome = self._train(engine, index, data, checkpoints)
             answered = [self._ask(engine, index, one) for one in asked]
             done = self._commit(engine, index, outcome, data, answered, began)
@@ -301,13 +302,20 @@ class _Trial:
             point=job.point,
             model=job.model.name,
             stages=[node.id for node in job.chain],
-            attempts=self._before.get("attempts", 0) + 1,
+            before=self._before,
             run=job.run,
             began=time.time(),
         )
         if self._ranks.rank == 0:
             self._store.write_trial(job.trial, {**header, "status": "running"})
         return self._ranks.broadcast(header)
+
+    def _lost_too_often(self) -> dict[str, Any] | None:
+        """The record that ends a trial whose processes are lost again and again."""
+        record = records.lost_too_often(self._header, most=self._job.runtime.max_preemptions)
+        if record and self._ranks.rank == 0:
+            self._store.write_trial(self._job.trial, record)
+        return record
 
     def _finish(self, done: Sequence[_Done]) -> dict[str, Any]:
         record = records.done_trial(

@@ -177,7 +177,11 @@ class Files:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 os.replace(folder / name, target)
             else:
-                pafs.copy_files(str(folder / name), self._at(f"{path}/{name}"), pafs.LocalFileSystem(), self._fs)
+                self.put_file(folder / name, f"{path}/{name}")
+
+    def put_file(self, source: Path, path: str) -> None:
+        """Copy a local file to a place elsewhere."""
+        pafs.copy_files(str(source), self._at(path), pafs.LocalFileSystem(), self._fs)
 
     def bring(self, path: str, folder: Path) -> None:
         """Make a new local folder the copy of one of the store, as a whole: it is there once all of it is."""

@@ -11,7 +11,17 @@ from typing import Any
 from raysweep import provenance
 from raysweep.errors import RaysweepError
 
-__all__ = ["done_trial", "failed_trial", "finished_stage", "gives_up", "signature_of", "trial_header"]
+__all__ = [
+    "done_trial",
+    "failed_trial",
+    "finished_stage",
+    "gives_up",
+    "lost_trial",
+    "lost_too_often",
+    "signature_of",
+    "tally",
+    "trial_header",
+]
 
 
 def finished_stage(
@@ -43,18 +53,62 @@ def finished_stage(
 
 
 def trial_header(
-    *, point: Mapping[str, Any], model: str, stages: Sequence[str], attempts: int, began: float, run: str = ""
+    *,
+    point: Mapping[str, Any],
+    model: str,
+    stages: Sequence[str],
+    before: Mapping[str, Any],
+    began: float,
+    run: str = "",
 ) -> dict[str, Any]:
-    """What every record of a trial says, however far it is."""
+    """What every record of a trial says, however far it is; `before` is the record that the attempt before left.
+
+    `attempts` and `preemptions` count over all runs, `of_run` in this one.
+    """
+    counts = tally(before, run=run)
     return {
         "point": dict(point),
         "model": model,
         "stages": list(stages),
-        "attempts": attempts,
+        "attempts": before.get("attempts", 0) + 1,
+        "preemptions": before.get("preemptions", 0) + _is_lost(before, run=run),
         "run": run,
+        "of_run": counts,
         "started": provenance.timestamp(began),
         "provenance": provenance.here(),
     }
+
+
+def tally(before: Mapping[str, Any], *, run: str) -> dict[str, int]:
+    """How many attempts of one run ended with an error, and how many were lost: killed from outside, or with their node."""
+    told = before.get("of_run", {}) if run and before.get("run") == run else {}
+    lost = told.get("preemptions", 0) + _is_lost(before, run=run)
+    return {"failures": told.get("failures", 0), "preemptions": lost}
+
+
+def _is_lost(before: Mapping[str, Any], *, run: str) -> bool:
+    """Whether an attempt of this run left a record that still says `running`: its process had no time for another word."""
+    return bool(run) and before.get("run") == run and before.get("status") == "running"
+
+
+def lost_trial(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an attempt that was lost: what the processes beside the lost one raised then is nobody's bug."""
+    said = ("signature", "repeated", "error", "traceback", "finished")
+    failures = record["of_run"]["failures"] - (record["status"] == "failed")
+    kept = {name: value for name, value in record.items() if name not in said}
+    return {**kept, "status": "running", "of_run": {**record["of_run"], "failures": failures}}
+
+
+def lost_too_often(header: Mapping[str, Any], *, most: int) -> dict[str, Any] | None:
+    """The record of a trial that is not tried again, since its processes were lost more than `most` times in this run."""
+    lost = header["of_run"]["preemptions"]
+    if lost <= most:
+        return None
+    error = (
+        f"its process or its node was lost {lost} times in this run, and runtime.max_preemptions allows {most}; where it is "
+        "memory that it runs out of (`dmesg` of the node, Ray's dashboard), lower runtime.micro_batch or set runtime.offload"
+    )
+    return {**header, "status": "failed", "error": error, "finished": provenance.timestamp(time.time())}
 
 
 def gives_up(before: Mapping[str, Any], *, run: str) -> bool:
@@ -96,8 +150,10 @@ def failed_trial(header: Mapping[str, Any], error: Exception, *, before: Mapping
     ours = isinstance(error, RaysweepError)
     text = str(error) or type(error).__name__
     signature = signature_of(error)
+    counts = header["of_run"]
     return {
         **header,
+        "of_run": {**counts, "failures": counts["failures"] + 1},
         "status": "failed",
         "signature": signature,
         "repeated": bool(header.get("run")) and _mark(before) == (header["run"], signature),

@@ -257,6 +257,7 @@ class Runtime(Strict):
     isolate: bool = False
     max_trials: Count | None = None
     max_failures: Annotated[int, Field(ge=0, strict=True)] = 1
+    max_preemptions: Annotated[int, Field(ge=0, strict=True)] = 20
     checkpoint_every: Positive = 600.0
     max_store: Annotated[str, AfterValidator(_size)] | None = None
 

@@ -229,7 +229,7 @@ class Stages:
             self.files.remove(f"stages/{folder}/weights")
 
     def leftovers(self) -> list[tuple[str, str, float]]:
-        """What broken runs left on a local disk: its path, what it was, and when it was last written (s)."""
+        """What broken runs left: its path, what it was, and when it was last written (s)."""
         kinds = {".aside": "a commit that broke off", ".in-flight": "checkpoints of a stage", "stages": "a torn stage"}
         return [
             (f"{home}/{name}", what, self.files.touched(f"{home}/{name}"))
@@ -243,7 +243,7 @@ class Stages:
 
     @contextlib.contextmanager
     def in_flight(self, node: Node) -> Iterator[Path]:
-        """The local folder for checkpoints of a stage that is being trained; gone once the stage is done.
+        """This machine's folder for checkpoints of a stage that is being trained; gone once the stage is done.
 
         It stays when the block raises, so that the next attempt goes on from there.
         """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,30 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip("no real data here; name a folder in RAYSWEEP_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint() -> Iterator[str]:
+    """The address of an S3-compatible server of the tests' own."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    yield f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
+    server.stop()
+
+
+@pytest.fixture
+def bucket(s3_endpoint: str) -> str:
+    """The URL of a store in a new bucket."""
+    import pyarrow.fs as pafs
+
+    name = f"sweeps-{uuid.uuid4().hex[:8]}"
+    query = f"scheme=http&endpoint_override={s3_endpoint}&region=us-east-1"
+    creating, path = pafs.FileSystem.from_uri(f"s3://key:secret@{name}?{query}&allow_bucket_creation=true")
+    creating.create_dir(path)
+    return f"s3://key:secret@{name}/store?{query}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

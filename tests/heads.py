@@ -56,6 +56,53 @@ def started(*, cpus: int = 2, workers: Mapping[str, Any] | None = None) -> Itera
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def nodes(head: Head) -> int:
+    """How many nodes are alive."""
+    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
+    asked = urllib.request.Request(f"{head.url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
+
+
+def wait_for_nodes(head: Head, count: int) -> None:
+    """Until so many nodes are alive."""
+    end = time.monotonic() + 60
+    while (found := nodes(head)) != count:
+        assert time.monotonic() < end, f"{found} nodes"
+        time.sleep(1)
+
+
+@contextlib.contextmanager
+def joined(head: Head, *, cpus: int, disk: Path) -> Iterator[subprocess.Popen]:
+    """A node of this head, with a temporary folder of its own; to lose it, `lose` its process."""
+    disk.mkdir()
+    agent, metrics, environments = _free_ports(3)
+    ports = [f"--dashboard-agent-listen-port={agent}", f"--metrics-export-port={metrics}"]
+    options = [f"--address={head.address}", f"--num-cpus={cpus}", f"--runtime-env-agent-port={environments}", *ports]
+    bin = Path(sys.executable).parent
+    with (disk / "start.log").open("w") as log:
+        process = subprocess.Popen(
+            [f"{bin}/ray", "start", "--block", "--disable-usage-stats", *options],
+            env={**os.environ, **head.environment, "TMPDIR": str(disk), "OMP_NUM_THREADS": "1"},
+            stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        lose(process)
+
+
+def lose(process: subprocess.Popen) -> None:
+    """Kill a node with all that runs on it: nothing of it has time for another word."""
+    import psutil
+
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait(10)
+
+
 _FAKE = {
     "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,

@@ -8,6 +8,7 @@ import pytest
 from sweeps import small
 
 import raysweep.execute as executing
+from raysweep import records
 from raysweep.store import Store
 
 
@@ -68,5 +69,21 @@ def test_an_attempt_that_was_killed_is_no_repetition(job, broken):
     broken(RuntimeError("one"), RuntimeError("two"))
     store = Store(job.store)
     assert attempt(job) == "RuntimeError"
-    store.write_trial(job.trial, {**store.trial(job.trial), "status": "running", "signature": None})
+    store.write_trial(job.trial, records.lost_trial(store.trial(job.trial)))
     assert [attempt(job), attempt(job)] == ["RuntimeError", "done"]
+    record = store.trial(job.trial)
+    assert (record["attempts"], record["preemptions"]) == (3, 1)
+    assert record["of_run"] == {"failures": 1, "preemptions": 1}, "what a lost attempt raised is no failure"
+
+
+def test_losses_have_a_bound_of_their_own(job):
+    store = Store(job.store)
+    job = dataclasses.replace(job, runtime=job.runtime.model_copy(update={"max_preemptions": 2}))
+    for lost in range(3):
+        header = executing._Trial(job, executing.connect(), lambda event: None)._header
+        assert header["of_run"] == {"failures": 0, "preemptions": lost}
+    assert attempt(job) == "failed"
+    record = store.trial(job.trial)
+    assert "lost 3 times in this run, and runtime.max_preemptions allows 2" in record["error"]
+    assert attempt(dataclasses.replace(job, run="second")) == "done", "a new run begins anew"
+    assert store.trial(job.trial)["preemptions"] == 3, "and the record remembers"

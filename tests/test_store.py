@@ -7,11 +7,8 @@ import multiprocessing
 import os
 import signal
 import time
-import uuid
-from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.fs as pafs
 import pytest
 from storing import commit, node
 
@@ -22,32 +19,12 @@ SPAWN = multiprocessing.get_context("spawn")
 MEGABYTES = 4
 
 
-@pytest.fixture(scope="session")
-def s3_endpoint() -> Iterator[str]:
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"{host.replace('0.0.0.0', '127.0.0.1')}:{port}"
-    server.stop()
-
-
 @pytest.fixture(params=["disk", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """A new, empty store: a folder, and a bucket of an S3-compatible server."""
     if request.param == "disk":
         return str(tmp_path / "store")
-    return bucket_at(request.getfixturevalue("s3_endpoint"))
-
-
-def bucket_at(endpoint: str) -> str:
-    """The URL of a store in a new bucket."""
-    bucket = f"sweeps-{uuid.uuid4().hex[:8]}"
-    query = f"scheme=http&endpoint_override={endpoint}&region=us-east-1"
-    creating, path = pafs.FileSystem.from_uri(f"s3://key:secret@{bucket}?{query}&allow_bucket_creation=true")
-    creating.create_dir(path)
-    return f"s3://key:secret@{bucket}/store?{query}"
+    return request.getfixturevalue("bucket")
 
 
 def read(store: Store, stage, into: Path) -> bytes:
@@ -105,8 +82,8 @@ def test_harmed_weights_are_set_aside_and_said(
     assert read(store, commit(store, node(), b"new"), tmp_path / "into") == b"new"
 
 
-def test_an_old_copy_of_a_bucket_s_weights_is_fetched_again(s3_endpoint: str, tmp_path: Path) -> None:
-    store = Store(bucket_at(s3_endpoint))
+def test_an_old_copy_of_a_bucket_s_weights_is_fetched_again(bucket: str, tmp_path: Path) -> None:
+    store = Store(bucket)
     stage = commit(store, node(), b"bytes")
     (store.weights(stage, tmp_path) / "model.safetensors").write_bytes(b"torn")
     assert read(store, stage, tmp_path) == b"bytes"

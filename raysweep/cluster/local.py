@@ -15,6 +15,7 @@ __all__ = ["connected"]
 
 _SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # a worker group's reports wait for this poll
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "1800",  # nodes that replace lost ones may take that long to come
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # records are ours
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

@@ -74,6 +74,11 @@ class Board:
         self._running[trial] = _Running(time.monotonic())
         self._speak()
 
+    def again(self, trial: str) -> None:
+        """An attempt at a trial ended before the trial did; another begins where it can."""
+        self._running[trial] = _Running(time.monotonic())
+        self._console.print(f"again   {self._names[trial]}: it goes on from its last checkpoint", highlight=False)
+
     def said(self, trial: str, event: Mapping[str, Any]) -> None:
         """A trial reported something."""
         if trial in self._running and "event" in event:

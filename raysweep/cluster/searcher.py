@@ -128,14 +128,16 @@ class StageSearcher(Searcher):
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over; after an error its siblings are tried, until the stage has failed too often.
 
-        A trial that reported `failed` would fail again, and so would its siblings at the same stage: they are dropped.
+        A trial that reported `failed` as final would fail again, and so would its siblings at the same stage: they are
+        dropped.
         """
         trial = self._trials.pop(trial_id)
         status = (result or {}).get("status")
         if self._claims is not None:
             self._settle(self._claims, self._schedule.path(trial), done=status == "done")
         if error or status == "failed":
-            give_up_after = self._give_up_after if error else 1
+            final = not error and result.get("final", True)
+            give_up_after = 1 if final else self._give_up_after
             dropped = self._schedule.failed(trial, give_up_after=give_up_after)
             for other in dropped:
                 self._on_drop(other, trial)

@@ -18,6 +18,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
 from raysweep.cluster.metrics import observed
 from raysweep.execute import Job, execute
@@ -37,7 +38,7 @@ def run_warm(config: Mapping[str, Any], *, jobs: Mapping[str, Job]) -> None:
             scaling_config=ScalingConfig(num_workers=0),
             run_config=RunConfig(name=job.trial),
         )
-        tune.report(_summary(trainer.fit().return_value))
+        tune.report(attempt(job, lambda: trainer.fit().return_value))
 
 
 def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage: str) -> None:
@@ -56,10 +57,10 @@ def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage:
             name=job.trial,
             storage_path=storage,
             callbacks=[TuneReportCallback()],
-            failure_config=FailureConfig(max_failures=job.runtime.max_failures, controller_failure_limit=2),
+            failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=2),
         ),
     )
-    tune.report(_summary(trainer.fit().return_value))
+    tune.report(attempt(job, lambda: trainer.fit().return_value))
 
 
 def _run_alone(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,11 +78,6 @@ def _run_in_worker(config: Mapping[str, Any]) -> dict[str, Any]:
 
     first = train.get_context().get_world_rank() == 0  # every rank says the same: one of them is enough
     return execute(config["job"], report=observed(config["job"], report) if first else report)
-
-
-def _summary(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The little of a record that the driver shows; the record itself is in the store."""
-    return {"status": record["status"], "error": record.get("error"), "metrics": record.get("metrics", {})}
 
 
 @contextlib.contextmanager

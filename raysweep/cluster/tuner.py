@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune import Callback, TuneConfig, Tuner
 
+from raysweep.cluster.attempts import tries
 from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.progress import Board
@@ -130,7 +131,7 @@ def _tuner(
             storage_path=str(storage),
             verbose=0,
             callbacks=[watch],
-            failure_config=tune.FailureConfig(max_failures=job.runtime.max_failures if warm else 0),
+            failure_config=tune.FailureConfig(max_failures=tries(job)),
         ),
     )
 
@@ -157,6 +158,9 @@ class _Watch(Callback):
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._started.add(trial.config["trial"])
         self.board.started(trial.config["trial"])
+
+    def on_trial_recover(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
+        self.board.again(trial.config["trial"])
 
     def on_trial_result(
         self, iteration: int, trials: Sequence[Any], trial: Any, result: dict[str, Any], **info: Any

@@ -26,7 +26,7 @@ STATUSES = ("done", "running", "pending", "failed", "stopped", "unreadable")
 _FIRST = ("sweep", "trial", "model")
 _POINT = ("d_a", "d_b", "mixer", "ratio", "seed")
 _MEASURED = ("accuracy_a1", "retention", "forgetting", "accuracy_b")
-_LAST = ("attempts", "commit", "started", "finished")
+_LAST = ("attempts", "preemptions", "commit", "started", "finished")
 _PER_STAGE = ("steps", "epochs", "loss", "stopped_by", "memorized", "seconds", "tokens", "reused")
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
@@ -86,7 +86,8 @@ def _frame(points: Points, records: pa.Table) -> pd.DataFrame:
     frame.insert(0, "sweep", points.sweep)
     frame.insert(2, "model", points.model)
     frame["status"] = frame["status"].fillna("pending")
-    frame["attempts"] = frame["attempts"].fillna(0)
+    for name in ("attempts", "preemptions"):
+        frame[name] = frame[name].fillna(0)
     for name in _MEASURED:
         frame[name] = frame[name].astype(float) if name in frame else float("nan")
     return frame.assign(**_mixer_parts(frame["mixer"])) if "mixer" in frame else frame

@@ -28,7 +28,7 @@ _SETTLED = 2_000_000_000  # ns
 _AT_ONCE = 16
 _TIME = pa.timestamp("us", tz="UTC")
 _KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "commit": pa.string(),
-          "attempts": pa.int64(), "started": _TIME, "finished": _TIME,
+          "attempts": pa.int64(), "preemptions": pa.int64(), "started": _TIME, "finished": _TIME,
           WRITTEN[0]: pa.int64(), WRITTEN[1]: pa.int64()}  # fmt: skip
 _BY_PREFIX = {"stopped_by_": pa.string(), "memorized_": pa.bool_(), "reused_": pa.bool_(), "steps_": pa.int64(),
               "tokens_": pa.int64(), "accuracy_": pa.float64(), "retention": pa.float64(), "forgetting": pa.float64(),
@@ -110,6 +110,7 @@ def _fields(trial: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "status": _text(record["status"]),
         "error": record.get("error") and _text(record["error"]),
         "attempts": int(record.get("attempts", 0)),
+        "preemptions": int(record.get("preemptions", 0)),
         "commit": (record.get("provenance") or {}).get("commit"),
         "started": _moment(record.get("started")),
         "finished": _moment(record.get("finished")),

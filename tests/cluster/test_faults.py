@@ -16,36 +16,39 @@ ONE = {**SMALL["grid"], "mixer": ["none/none"]}
 NUMBERS = ["trial", "status", "loss_1", "loss_2", "accuracy_a1", "retention", "steps_1", "steps_2"]
 
 
-def kill_a_worker_once_checkpointed(store, died):
-    """Wait for a checkpoint in this store, then kill a process of our own Ray that is at work on a trial."""
-    until = time.monotonic() + 120
-    while time.monotonic() < until:
-        if any(path.is_file() for path in (store / ".in-flight").rglob("*.json")):
-            for process in psutil.Process().children(recursive=True):
-                if any("run_warm" in word or "ImplicitFunc" in word for word in _words(process)):
-                    process.kill()
-                    died.append(process.pid)
-                    return
+def kill_workers_once_checkpointed(store, died, *, times):
+    """As often as said: wait for a new checkpoint in this store, then kill a process of our own Ray that is at work."""
+    seen: set[str] = set()
+    until = time.monotonic() + 240
+    while time.monotonic() < until and len(died) < times:
+        new = {str(path) for path in (store / ".in-flight").rglob("progress.json")} - seen
+        at_work = [one for one in psutil.Process().children(recursive=True) if one.pid not in died and _works(one)]
+        if new and at_work:
+            seen |= new
+            at_work[0].kill()
+            died.append(at_work[0].pid)
         time.sleep(0.05)
 
 
-def test_a_killed_worker_changes_no_number(cluster, tmp_path):
-    quiet = small(tmp_path, "runtime.checkpoint_every=0.3", grid=ONE, train=LONG)
+def test_a_killed_worker_changes_no_number_and_is_no_failure(cluster, tmp_path):
+    """Killed twice, with no failure allowed: the trial goes on both times, and its record says so."""
+    shaken = small(tmp_path, "runtime.checkpoint_every=0.3", "runtime.max_failures=0", grid=ONE, train=LONG)
     store, died = tmp_path / "store", []
-    killer = threading.Thread(target=kill_a_worker_once_checkpointed, args=(store, died), daemon=True)
+    killer = threading.Thread(target=kill_workers_once_checkpointed, args=(store, died), kwargs={"times": 2}, daemon=True)
     killer.start()
-    outcome = quiet.run(store=store)
+    outcome = shaken.run(store=store)
     killer.join(timeout=10)
-    assert died, "no worker was killed: the test shows nothing"
+    assert len(died) == 2, "no worker was killed: the test shows nothing"
     assert outcome.failed == {}
-    frame = quiet.trials(store=store)
-    assert list(frame["attempts"]) == [2]
+    frame = shaken.trials(store=store)
+    assert frame[["attempts", "preemptions"]].to_numpy().tolist() == [[3, 2]]
+    quiet = small(tmp_path, grid=ONE, train=LONG)
     quiet.run(store=tmp_path / "calm")
     assert frame[NUMBERS].to_dict("records") == quiet.trials(store=tmp_path / "calm")[NUMBERS].to_dict("records")
 
 
-def _words(process):
+def _works(process):
     try:
-        return process.cmdline()
+        return any("run_warm" in word or "ImplicitFunc" in word for word in process.cmdline())
     except psutil.Error:
-        return []
+        return False

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import time
-import urllib.request
-from pathlib import Path
 
 import pytest
-from heads import Head, started
+from heads import nodes, started, wait_for_nodes
 from sweeps import write
 
 from raysweep.cluster import growth
@@ -20,28 +17,12 @@ from raysweep.errors import BadInput
 WORKER = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1}
 
 
-def nodes(head: Head) -> int:
-    """How many nodes are alive."""
-    token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
-    asked = urllib.request.Request(f"{head.url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(asked, timeout=20) as answer:
-        return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
-
-
-def wait_for(head: Head, count: int) -> None:
-    """Until so many nodes are alive."""
-    end = time.monotonic() + 60
-    while (found := nodes(head)) != count:
-        assert time.monotonic() < end, f"{found} nodes"
-        time.sleep(1)
-
-
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_sweep_that_fits_no_node_yet_makes_one_come_and_lets_it_go(tmp_path):
     file = write(tmp_path, runtime={"cpus_per_worker": 2})
     with started(cpus=1, workers={"worker": WORKER}) as head:
-        wait_for(head, 1)
+        wait_for_nodes(head, 1)
         environment = {**os.environ, **head.environment, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", str(tmp_path / "store")]
@@ -52,7 +33,7 @@ def test_a_sweep_that_fits_no_node_yet_makes_one_come_and_lets_it_go(tmp_path):
             time.sleep(1)
         assert run.returncode == 0, run.stderr.read()[-3000:]
         assert seen == {1, 2}
-        wait_for(head, 1)
+        wait_for_nodes(head, 1)
 
 
 def test_the_kinds_of_a_cluster_file_are_counted_as_far_as_it_lets_them_grow(root):

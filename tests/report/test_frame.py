@@ -43,11 +43,11 @@ def test_columns_stand_in_the_documented_order_with_their_types(tmp_path: Path) 
     point = "sweep trial model d_a d_b mixer mixer_1 mixer_2 ratio seed train.lr"
     measured = "status error accuracy_a1 retention forgetting accuracy_b"
     assert list(frame.columns[:17]) == f"{point} {measured}".split()
-    assert list(frame.columns[-4:]) == ["attempts", "commit", "started", "finished"]
+    assert list(frame.columns[-5:]) == ["attempts", "preemptions", "commit", "started", "finished"]
     for name in ("sweep", "model", "d_a", "d_b", "mixer", "mixer_1", "status", "stopped_by_1"):
         assert isinstance(frame[name].dtype, pd.CategoricalDtype), name
     kinds = {"seed": "int64", "ratio": "float64", "train.lr": "float64", "retention": "float64", "steps_1": "Int64"}
-    kinds |= {"memorized_1": "boolean", "attempts": "Int64", "started": "datetime64[us, UTC]"}
+    kinds |= {"memorized_1": "boolean", "attempts": "Int64", "preemptions": "Int64", "started": "datetime64[us, UTC]"}
     assert {name: str(frame[name].dtype) for name in kinds} == kinds
     assert list(frame["mixer"].cat.categories) == GRID["mixer"], "categories come in the order of the file"
 

@@ -1,0 +1,52 @@
+"""What the end of an attempt counts as: a bug, or a loss; and when a trial is not tried again."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+from ray.exceptions import ActorDiedError, OutOfMemoryError
+from ray.train import WorkerGroupError
+from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
+from sweeps import small
+
+from raysweep.cluster.attempts import attempt, is_loss, tries
+from raysweep.store import Store
+
+
+@pytest.fixture
+def job(tmp_path):
+    """A job that one failure ends, in a run of its own."""
+    _, jobs = small(tmp_path, "runtime.max_failures=0").missing(Store(tmp_path / "store"), data=None)
+    return dataclasses.replace(next(iter(jobs.values())), run="first")
+
+
+def raising(error):
+    def fit():
+        raise error
+
+    return fit
+
+
+GONE = WorkerHealthCheckFailedError("no answer", ActorDiedError())
+
+
+@pytest.mark.parametrize("error", [ActorDiedError(), OutOfMemoryError("killed"), WorkerGroupError("", {0: ValueError(), 1: GONE})])
+def test_who_is_killed_is_lost_and_tried_again_however_often_bugs_may_be(job, error):
+    assert is_loss(error)
+    for _ in range(3):
+        with pytest.raises(type(error)):
+            attempt(job, raising(error))
+    assert (Store(job.store).trial(job.trial) or {}).get("status") != "failed"
+
+
+@pytest.mark.parametrize("error", [ValueError("bad"), WorkerGroupError("", {1: ValueError("bad")})])
+def test_a_bug_counts_even_where_no_worker_could_record_it(job, error):
+    assert not is_loss(error)
+    summary = attempt(job, raising(error))
+    assert (summary["status"], summary["error"], summary["final"]) == ("failed", "ValueError: bad", False)
+    assert Store(job.store).trial(job.trial)["of_run"] == {"failures": 1, "preemptions": 0}
+
+
+def test_tune_tries_as_often_as_both_counts_allow(job):
+    assert tries(job) == 0 + 20 + 1
