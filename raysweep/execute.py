@@ -149,7 +149,7 @@ class _Trial:
     def _weights(self, stage: FinishedStage) -> Path:
         weights = self._ranks.broadcast(self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
         if weights is None:
-            raise RuntimeError(f"stage {stage.node.id} was altered while it was in use")
+            raise RuntimeError(f"stage {stage.id} was altered while it was in use")
         return weights
 
     def _reuse(self, index: int, found: FinishedStage) -> _Done:
@@ -320,8 +320,11 @@ class _Trial:
     def _finish(self, done: Sequence[_Done]) -> dict[str, Any]:
         record = records.done_trial(
             self._header,
-            metrics=of_trial([(one.stage, one.reused) for one in done]),
-            reused=[one.stage.node.id for one in done if one.reused],
+            metrics=of_trial(
+                [(one.stage, one.reused) for one in done],
+                letters=[node.stage.letter for node in self._job.chain],
+            ),
+            reused=[one.stage.id for one in done if one.reused],
             evaluated=sorted(done[-1].stage.evaluated),
         )
         if self._ranks.rank == 0:

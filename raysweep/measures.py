@@ -12,14 +12,13 @@ __all__ = ["of_trial"]
 _OF_STAGE = ("steps", "epochs", "loss", "seconds", "tokens")
 
 
-def of_trial(stages: Sequence[tuple[FinishedStage, bool]]) -> dict[str, Any]:
-    """Columns of a trial whose stages are done; each stage comes with whether it was reused.
+def of_trial(stages: Sequence[tuple[FinishedStage, bool]], *, letters: Sequence[str]) -> dict[str, Any]:
+    """Columns of a trial whose stages are done; each stage comes with its letter, and whether it was reused.
 
     `accuracy_a1` is θ_A on D_A, `retention` θ_last on D_A, `forgetting` their difference in points, `accuracy_<letter>`
     a later stage's model on its own set. All accuracies in [0, 100]; None where there is nothing to score.
     """
     accuracies = [_accuracies(stage.record) for stage, _ in stages]
-    letters = [stage.node.stage.letter for stage, _ in stages]
     metrics: dict[str, Any] = {}
     if letters[0] == "a":
         metrics |= _of_memory([found.get("a") for found in accuracies])

@@ -48,10 +48,20 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class FinishedStage:
-    """A stage that the store holds: its record, and whether its weights are there."""
+    """A stage that the store holds, in its folder under `stages/`: its record, and whether its weights are there."""
 
-    node: Node
+    folder: str
     record: Mapping[str, Any]
+
+    @property
+    def id(self) -> str:
+        """The stage's id."""
+        return self.record["id"]
+
+    @property
+    def path(self) -> str:
+        """The stage's folder within the store."""
+        return f"stages/{self.folder}"
 
     @property
     def has_weights(self) -> bool:
@@ -86,8 +96,12 @@ class Stages:
 
     def stage(self, node: Node) -> FinishedStage | None:
         """What the store holds of a stage, or None; a torn record is none, and is said."""
-        record = self._whole_record(_folder(node))
-        return FinishedStage(node, record) if record else None
+        return self.stage_in(_folder(node))
+
+    def stage_in(self, folder: str) -> FinishedStage | None:
+        """What a stage's folder holds, or None; a torn record is none, and is said."""
+        record = self._whole_record(folder)
+        return FinishedStage(folder, record) if record else None
 
     def stage_ids(self) -> set[str]:
         """The ids of all complete stages, in one listing."""
@@ -123,14 +137,14 @@ class Stages:
         self, stage: FinishedStage, evaluations: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
     ) -> FinishedStage:
         """Add what a finished stage was asked later; the record, written last, makes it count."""
-        path = _stage_path(stage.node)
-        held = self.stage_predictions(stage.node)
+        path = stage.path
+        held = self.files.read_table(f"{path}/predictions.parquet")
         rows = [*(held.to_pylist() if held is not None else []), *predictions]
         metrics = stage.record["metrics"]
         record = {**stage.record, "metrics": {**metrics, "evaluations": [*metrics["evaluations"], *evaluations]}}
         self.files.write_rows(f"{path}/predictions.parquet", rows, PREDICTIONS)
         self.files.write_json(f"{path}/record.json", record)
-        return FinishedStage(stage.node, record)
+        return FinishedStage(stage.folder, record)
 
     def stage_predictions(self, node: Node) -> pa.Table | None:
         """What a finished stage answered when it was evaluated."""
@@ -160,12 +174,12 @@ class Stages:
         weights = "weights" if self.files.local else _gather(folder)
         files = {"weights": weights, "files": digests(folder, "weights")}
         full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, **files}
-        finished = FinishedStage(node, full)
+        finished = FinishedStage(_folder(node), full)
         Files(folder).write_json("record.json", full)
         while not self.files.take_in(folder, _stage_path(node), last="record.json"):
             first = self.stage(node)
             if first is None:
-                self.set_aside(node, "its record is torn or missing")
+                self.set_aside(_folder(node), "its record is torn or missing")
             elif not finished.adds_to(first):
                 _log.info("stage %s was committed by another meanwhile; its bytes are used", node.id)
                 return first
@@ -187,16 +201,16 @@ class Stages:
             wrong = self._unfit(stage, self._weights_folder(stage, into))
         if not wrong:
             return folder
-        now = self.stage(stage.node)
+        now = self.stage_in(stage.folder)
         if now and now.record["files"] == stage.record["files"]:  # else they were dropped meanwhile, or made anew
-            self.set_aside(stage.node, wrong)
+            self.set_aside(stage.folder, wrong)
         return None
 
     def _weights_folder(self, stage: FinishedStage, into: Path) -> Path:
-        path = f"{_stage_path(stage.node)}/{stage.weights}"
+        path = f"{stage.path}/{stage.weights}"
         if self.files.local is not None:
             return self.files.local / path
-        folder = into / stage.node.id / stage.weights
+        folder = into / stage.id / stage.weights
         if not folder.is_dir():
             with contextlib.suppress(FileNotFoundError):  # then they are found to be missing
                 self.files.bring(path, folder)
@@ -205,9 +219,9 @@ class Stages:
     def _unfit(self, stage: FinishedStage, folder: Path) -> str | None:
         return altered(folder.parents[len(PurePosixPath(stage.weights).parts) - 1], stage.record["files"])
 
-    def set_aside(self, node: Node, reason: str) -> None:
+    def set_aside(self, folder: str, reason: str) -> None:
         """Take a torn or altered stage out of use; on a local disk it stays, under another name."""
-        path, name = _stage_path(node), f"stages/.torn-{node.slug}-{node.id}-{uuid.uuid4().hex[:6]}"
+        path, name = f"stages/{folder}", f"stages/.torn-{folder}-{uuid.uuid4().hex[:6]}"
         where = f"was moved to {name}" if self.files.local else "was removed"
         _log.warning("%s is not used and will be trained again: %s; it %s", path, reason, where)
         if self.files.local:

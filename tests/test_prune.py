@@ -89,7 +89,8 @@ def test_what_broken_runs_left_goes_once_nobody_touches_it(filled):
     with pytest.raises(RuntimeError), store.in_flight(node) as folder:
         (folder / "step-1").write_bytes(b"123")
         raise RuntimeError
-    store.set_aside(next(one for one in plan.stages.values() if one.parent is None and one.stage.seed == 1), "a test")
+    root = next(one for one in plan.stages.values() if one.parent is None and one.stage.seed == 1)
+    store.set_aside(store.stage(root).folder, "a test")
     assert len(spare(store)) == 1
     kinds = {one.why for one in spare(store, untouched_for=-1.0)}
     assert kinds == {"weights that no pending trial starts from", "checkpoints of a stage", "a torn stage"}
