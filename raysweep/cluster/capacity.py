@@ -2,21 +2,42 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import time
 from collections.abc import Iterable, Mapping
 
 import ray
 
-from raysweep.cluster.growth import NodeKind, growing_nodes
+from raysweep.cluster.growth import NodeKind, growing_nodes, machines_to_come
 from raysweep.errors import BadInput
 from raysweep.spec import Runtime
 
 __all__ = ["NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
 
+POLL_SECONDS = 1.0
+
+_log = logging.getLogger(__name__)
+
 
 def nodes_of_cluster() -> list[NodeKind]:
-    """The nodes of the Ray that is connected: what its autoscaler may start, or what is here where it has none."""
-    return growing_nodes() or [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+    """The nodes of the Ray that is connected: what its autoscaler may start, or what is here where it has none.
+
+    Machines of one's own that `ray up` is still setting up are waited for: nobody knows yet what they have.
+    """
+    if growing := growing_nodes():
+        return growing
+    _wait_for_machines()
+    return [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
+
+
+def _wait_for_machines() -> None:
+    said: list[str] = []
+    while coming := machines_to_come():
+        if coming != said:
+            _log.warning("waiting for %s of the cluster file; `ray status` says how far they are", ", ".join(coming))
+            said = coming
+        time.sleep(POLL_SECONDS)
 
 
 def fitted(runtime: Runtime, nodes: Iterable[NodeKind]) -> Runtime:

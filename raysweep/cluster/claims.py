@@ -23,7 +23,10 @@ __all__ = ["Claimed", "Claims", "Ledger", "News"]
 NAME, NAMESPACE = "raysweep-claims", "raysweep"
 BEAT = 3.0  # seconds between two signs of life
 LEASE = 20.0  # seconds without one after which a holder is taken for dead
+PATIENCE = 120.0  # seconds for which a ledger that does not answer is asked again
+AGAIN = 0.5  # seconds between two such questions
 REMEMBERED = 100_000  # pieces of news
+HEAD = "node:__internal_head__"  # Ray's own resource: 1 on the head, none elsewhere
 
 _log = logging.getLogger(__name__)
 
@@ -174,13 +177,19 @@ class Claims:
         self._ask("leave")
 
     def _ask(self, what: str, *arguments: Any) -> Any:
-        try:
-            return ray.get(getattr(self._ledger, what).remote(self._holder, *arguments))
-        except RayError as error:
-            _log.warning("the claims of this cluster were lost and begin anew: %s", type(error).__name__)
+        """Ask the ledger; one that does not answer is asked again, or made anew, until Ray knows which it is to be."""
+        until = time.monotonic() + PATIENCE
+        while True:
+            try:
+                return ray.get(getattr(self._ledger, what).remote(self._holder, *arguments))
+            except RayError as error:
+                if time.monotonic() > until:
+                    raise
+                if not self._lost:
+                    _log.warning("the claims of this cluster were lost and begin anew: %s", type(error).__name__)
+            time.sleep(AGAIN)
             self._ledger = _connect()
             self._lost = True
-            return ray.get(getattr(self._ledger, what).remote(self._holder, *arguments))
 
     def _beat(self) -> None:
         while not self._closed.wait(BEAT):
@@ -191,9 +200,10 @@ class Claims:
 
 
 def _connect() -> Any:
-    """The ledger of this cluster, made by whoever comes first."""
+    """The ledger of this cluster, made by whoever comes first; on the head, since any other node may be lost."""
+    there = {"num_cpus": 0, "resources": {HEAD: 0.001}}
     return (
         ray.remote(Ledger)
-        .options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, num_cpus=0)
+        .options(name=NAME, namespace=NAMESPACE, lifetime="detached", get_if_exists=True, **there)
         .remote()
     )

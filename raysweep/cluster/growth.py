@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ import yaml
 
 from raysweep.errors import BadInput
 
-__all__ = ["NodeKind", "growing_nodes"]
+__all__ = ["NodeKind", "growing_nodes", "machines_to_come"]
 
 VARIABLE = "RAYSWEEP_NODES"
 LEAST = 0  # nodes of a kind that a file gives no number for
+SETUP_SECONDS = 900.0  # that `ray up` gives a machine of one's own to answer and install what it needs
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +34,39 @@ class NodeKind:
     count: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Autoscaler:
+    """The autoscaler of a Ray: the cluster file that it goes by, and when it began, in seconds since 1970."""
+
+    config: Mapping[str, Any]
+    began: float
+
+    @property
+    def machines(self) -> list[str] | None:
+        """The addresses of machines that are there already, of one's own; None where a cloud makes them."""
+        provider = self.config["provider"]
+        own = provider.get("type") == "local" and "worker_ips" in provider
+        return [provider["head_ip"], *provider["worker_ips"]] if own else None
+
+
 def growing_nodes() -> list[NodeKind]:
-    """Every kind of node of the Ray that is connected, with how many there may be; none where it does not grow."""
+    """Every kind of node of the Ray that is connected, with how many there may be; none where it does not grow.
+
+    Machines of one's own do not: what each has is known to Ray alone, once it is up.
+    """
     if declared := os.environ.get(VARIABLE):
         return _declared(declared)
-    file = _file_of_autoscaler(ray.get_runtime_context().gcs_address)
-    return _kinds(yaml.safe_load(file.read_text(encoding="utf-8"))) if file else []
+    autoscaler = _autoscaler()
+    return _kinds(autoscaler.config) if autoscaler and autoscaler.machines is None else []
+
+
+def machines_to_come() -> list[str]:
+    """The addresses of one's own machines that the cluster file lists and Ray has not; none once they had their time."""
+    autoscaler = _autoscaler()
+    if autoscaler is None or autoscaler.machines is None or time.time() - autoscaler.began > SETUP_SECONDS:
+        return []
+    there = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    return [machine for machine in autoscaler.machines if machine not in there]
 
 
 def _declared(text: str) -> list[NodeKind]:
@@ -47,25 +76,27 @@ def _declared(text: str) -> list[NodeKind]:
         raise BadInput(f'{VARIABLE}: found {text!r}; write [{{"resources": {{"CPU": 24, "GPU": 2}}, "count": 8}}]') from None
 
 
-def _file_of_autoscaler(address: str) -> Path | None:
-    """The cluster file that the autoscaler of this Ray was started with, if it runs on this machine and has one."""
-    for command in _commands():
+def _autoscaler() -> _Autoscaler | None:
+    """The autoscaler of the Ray that is connected, if it runs on this machine and was given a cluster file."""
+    address = ray.get_runtime_context().gcs_address
+    for command, began in _monitors():
         options = dict(part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part)
         if options.get("gcs-address") == address and (file := options.get("autoscaling-config")):
-            return Path(file).expanduser()
+            return _Autoscaler(yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8")), began)
     return None
 
 
-def _commands() -> Iterator[list[str]]:
+def _monitors() -> Iterator[tuple[list[str], float]]:
+    """The command lines of this machine's autoscalers, and when they began."""
     import psutil  # the one that comes with Ray
 
     for process in psutil.process_iter():
         try:
-            command = process.cmdline()
+            command, began = process.cmdline(), process.create_time()
         except psutil.Error:  # gone meanwhile, or another's
             continue
         if any(part.endswith("monitor.py") for part in command):
-            yield command
+            yield command, began
 
 
 def _kinds(config: Mapping[str, Any]) -> list[NodeKind]:

@@ -60,7 +60,8 @@ def test_one_token_reaches_every_node_and_the_dashboard_stays_on_loopback(file):
 def test_the_wheel_comes_from_the_laptop_and_the_store_has_a_name_on_every_node(file):
     config = filled(file)
     assert config["file_mounts"]["~/raysweep/wheels"] == "./dist"
-    assert any("pip install" in command and "raysweep-*.whl" in command for command in config["setup_commands"])
+    installs = [command for command in config["setup_commands"] if "pip install" in command and "raysweep-*.whl" in command]
+    assert any("--force-reinstall" in command for command in installs), "a changed wheel of the same version is installed"
     (store,) = [command for command in config["setup_commands"] if "RAYSWEEP_STORE=" in command]
     assert store.split("RAYSWEEP_STORE=")[1].split("'")[0].startswith(("s3://", "gs://", "/"))
 

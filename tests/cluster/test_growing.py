@@ -12,6 +12,7 @@ from heads import nodes, started, wait_for_nodes
 from sweeps import write
 
 from raysweep.cluster import growth
+from raysweep.cluster.capacity import NodeKind, nodes_of_cluster
 from raysweep.errors import BadInput
 
 WORKER = {"resources": {"CPU": 2}, "node_config": {}, "min_workers": 0, "max_workers": 1}
@@ -57,6 +58,31 @@ def test_where_the_autoscaler_is_elsewhere_a_variable_tells_what_may_come(monkey
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert kind.count == group["maxReplicas"]
         assert kind.resources == {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
+
+
+def own_machines(root: Path, monkeypatch, *, age: float, there: tuple[str, ...]) -> None:
+    """As if the on-prem file were brought up so many seconds ago, and these machines had come."""
+    import yaml
+    from ray.autoscaler._private.local.config import prepare_local
+
+    config, _ = prepare_local(yaml.safe_load((root / "experiments" / "clusters" / "onprem.yaml").read_text()))
+    nodes = [{"NodeManagerAddress": address, "Alive": True, "Resources": {"CPU": 8.0}} for address in there]
+    monkeypatch.setattr(growth, "_autoscaler", lambda: growth._Autoscaler(config, time.time() - age))
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+
+
+def test_ones_own_machines_have_what_ray_found_on_them_and_the_file_says_nothing(monkeypatch, root):
+    own_machines(root, monkeypatch, age=60, there=("10.0.0.1", "10.0.0.2", "10.0.0.3"))
+    assert growth.growing_nodes() == [] and growth.machines_to_come() == []
+    assert nodes_of_cluster() == [NodeKind({"CPU": 8.0}, 1)] * 3
+
+
+def test_a_machine_that_is_being_set_up_is_waited_for_and_a_dead_one_is_not(monkeypatch, root):
+    own_machines(root, monkeypatch, age=60, there=("10.0.0.1",))
+    assert growth.machines_to_come() == ["10.0.0.2", "10.0.0.3"]
+    own_machines(root, monkeypatch, age=growth.SETUP_SECONDS + 1, there=("10.0.0.1", "10.0.0.3"))
+    assert growth.machines_to_come() == []
+    assert nodes_of_cluster() == [NodeKind({"CPU": 8.0}, 1)] * 2
 
 
 @pytest.mark.parametrize("text", ["8 GPUs", "{}x", '[{"count": 3}]', '["node"]', '[{"resources": {"CPU": "x"}, "count": 1}]'])
