@@ -30,6 +30,7 @@ __all__ = [
     "curves",
     "data_folder",
     "evals",
+    "export",
     "load",
     "overview",
     "predictions",
@@ -126,7 +127,7 @@ class LoadedSweep:
             text=self._text_with_overrides(),
             plan=plan,
         )
-        done = {trial for trial in wanted if _is_done(store.trial(trial), self.sweep)}
+        done = _complete(store.done(wanted), plan, [self], store)
         return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}
 
     def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:
@@ -183,8 +184,8 @@ def overview(
 ) -> dict[str, Any]:
     """What some sweeps amount to, as `plan --json` prints it.
 
-    `trials_to_ask` are finished but lack a set that `evaluate` asks for now. `stages_done` is None where a source cannot
-    be resolved from here (`missing` says why): the ids are not known then.
+    `trials_to_ask` are finished but lack a set that `evaluate` asks for now, or weights that `keep: all` asks for.
+    `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
     `estimate` is what the rest will take, as `raysweep.estimate` tells it for the runtime of the first sweep; with
     `workers` also how long.
     """
@@ -196,7 +197,7 @@ def overview(
     resolved = not plan.missing
     records = opened.stage_records() if resolved else {}
     finished = opened.done(plan.trials) if resolved else set()
-    done = _without_more_to_ask(finished, plan, sweeps, opened)
+    done = _complete(finished, plan, sweeps, opened)
     first = sweeps[0].sweep
     told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
     return {
@@ -211,6 +212,16 @@ def overview(
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
     }
+
+
+def export(trial: str, to: str | Path, *, stage: int | None = None, store: str | Path | None = None) -> Path:
+    """Copy a finished trial's model after a stage (None: the last) to a new folder, with a model card; see `raysweep.exports`.
+
+    `trial` is its id, the column `trial` of the frame. Raises BadInput.
+    """
+    from raysweep.exports import export as export_from
+
+    return export_from(Store(store_url(store)), trial, Path(to).expanduser(), stage=stage)
 
 
 Names = str | Path | Sequence[str | Path]
@@ -288,16 +299,24 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
     return list(points_as_run(plan, store))
 
 
-def _without_more_to_ask(finished: set[str], plan: Plan, sweeps: Sequence[LoadedSweep], store: Store) -> set[str]:
-    """Finished trials that have every set which the sweeps that name them ask for."""
-    asking = {one.name: one.sweep for one in sweeps if one.sweep.evaluate.sets}
-    named = [(point.trial, asking[point.sweep]) for point in plan.points if point.sweep in asking]
-    return finished - {trial for trial, sweep in named if trial in finished and not _is_done(store.trial(trial), sweep)}
+def _complete(finished: set[str], plan: Plan, sweeps: Sequence[LoadedSweep], store: Store) -> set[str]:
+    """Finished trials that have every set and all weights which the sweeps that name them ask for."""
+    asking = {one.name: set(one.sweep.evaluate.sets) for one in sweeps if one.sweep.evaluate.sets}
+    keeping = {one.name for one in sweeps if one.sweep.keep == "all"}
+    named = [point for point in plan.points if point.trial in finished]
+    unasked = {
+        point.trial
+        for point in named
+        if point.sweep in asking and not asking[point.sweep] <= _asked(store, point.trial)
+    }
+    last = {point.trial: plan.trials[point.trial].stages[-1] for point in named if point.sweep in keeping}
+    held = store.with_weights(last.values()) if last else set()
+    return finished - unasked - {trial for trial, stage in last.items() if stage not in held}
 
 
-def _is_done(record: Mapping[str, Any] | None, sweep: Sweep) -> bool:
-    """Whether a trial is finished, with every set that the sweep asks for now."""
-    return bool(record) and record["status"] == "done" and set(sweep.evaluate.sets) <= set(record.get("evaluated", ()))
+def _asked(store: Store, trial: str) -> set[str]:
+    """The sets beyond its chain's own that a finished trial was asked."""
+    return set((store.trial(trial) or {}).get("evaluated", ()))
 
 
 def _absolute(declared: Located) -> Located:

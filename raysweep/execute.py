@@ -132,19 +132,27 @@ class _Trial:
     def _look_up(self) -> list[_Found]:
         """From the end: a stage is started from its weights, unless the stage after it is there already.
 
-        The last stage needs its weights where a set is asked for that it was not asked; without them it is made again.
+        The last stage needs its weights where a set is asked for that it was not asked, or where they are to be kept; without
+        them it is made again.
         """
         found: list[_Found] = []
         for index in reversed(range(len(self._job.chain))):
             stage = self._store.stage(self._job.chain[index])
             weights = None
-            answered = stage and self._is_last(index) and stage.evaluated.issuperset(self._job.evaluate.sets)
-            needed = self._is_last(index) or found[0][0] is None
-            if stage and needed and not answered:
+            needed = not self._is_complete(stage) if self._is_last(index) else found[0][0] is None
+            if stage and needed:
                 weights = self._store.weights(stage, _scratch())
                 stage = stage if weights else None
             found.insert(0, (stage, weights))
         return found
+
+    def _is_complete(self, stage: FinishedStage | None) -> bool:
+        """Whether a last stage was asked everything, and has its weights where they are to be kept."""
+        return (
+            stage is not None
+            and stage.evaluated.issuperset(self._job.evaluate.sets)
+            and (stage.has_weights or stage.id not in self._job.kept)
+        )
 
     def _weights(self, stage: FinishedStage) -> Path:
         weights = self._ranks.broadcast(self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)

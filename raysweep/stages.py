@@ -13,7 +13,7 @@ import contextlib
 import logging
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -107,6 +107,13 @@ class Stages:
         """The ids of all complete stages, in one listing."""
         records = self.files.among([f"stages/{name}/record.json" for name in self.stage_folders().values()])
         return {record.split("/")[1].rsplit("-", 1)[1] for record in records}
+
+    def with_weights(self, ids: Iterable[str]) -> set[str]:
+        """Those of these stages whose weights were kept."""
+        folders = self.stage_folders()
+        there = [name for name in ids if name in folders]
+        records = self.files.read_each([folders[name] for name in there], self._whole_record)
+        return {name for name, record in zip(there, records, strict=True) if record and record.get("files")}
 
     def stage_folders(self) -> dict[str, str]:
         """The folder of every stage by its id, in one listing; one without a record is not complete."""

@@ -232,10 +232,11 @@ def _pulse(store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[
 def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:
     """The stages of these jobs that need no training."""
     asked = {job.chain[-1].id: set(job.evaluate.sets) for job in jobs.values()}
+    kept = {job.chain[-1].id for job in jobs.values() if job.chain[-1].id in job.kept}
     held = {
         name: bool(record.get("files"))
         for name, record in records.items()
-        if evaluated_in(record) >= asked.get(name, set())
+        if evaluated_in(record) >= asked.get(name, set()) and (record.get("files") or name not in kept)
     }
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 

@@ -1,4 +1,4 @@
-"""list, results, table: what a store holds. None of them needs Ray or starts anything."""
+"""list, results, table, export: what a store holds. None of them needs Ray or starts anything."""
 
 from __future__ import annotations
 
@@ -55,6 +55,16 @@ def declare(commands: Any) -> None:
         takes_data,
     )
 
+    add(
+        commands,
+        "export",
+        _export,
+        "a trained model as an ordinary Transformers folder, with a model card",
+        ["export 2401f2833691c7fd --to theta_b", "export 2401f2833691c7fd --stage 1 --to theta_a"],
+        _takes_export,
+        takes_store,
+    )
+
 
 def _list(options: argparse.Namespace) -> int:
     from raysweep.api import store_url, trials
@@ -107,6 +117,13 @@ def _table(options: argparse.Namespace) -> int:
     return DONE
 
 
+def _export(options: argparse.Namespace) -> int:
+    from raysweep.api import export
+
+    print(export(options.trial, options.to, stage=options.stage, store=options.store))
+    return DONE
+
+
 def _tell(table: Any, options: argparse.Namespace) -> None:
     """The table to a file or here; what its marks mean goes with it where the format has a place for it."""
     from raysweep.report.rendering import render
@@ -153,6 +170,12 @@ def _takes_results(parser: argparse.ArgumentParser) -> None:
         help="default: what FILE's name says, else table",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
+
+
+def _takes_export(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("trial", metavar="TRIAL", help="a finished trial's id, as `results` shows it")
+    parser.add_argument("--to", metavar="DIR", required=True, help="the folder to make")
+    parser.add_argument("--stage", metavar="N", type=int, help="after which stage, 1 is the first (default: the last)")
 
 
 def _takes_table(parser: argparse.ArgumentParser) -> None:
