@@ -72,8 +72,11 @@ class _Measured:
         spent[1] += tokens
 
 
-def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]]) -> Costs:
-    """The costs of all stages of a plan, from the records of finished stages as far as they tell."""
+def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, gpus_per_worker: float | None = None) -> Costs:
+    """The costs of all stages of a plan, from the records of finished stages as far as they tell.
+
+    Where a sweep does not say on how many GPUs a worker runs, a built-in model is taken to run on a CPU, others on one.
+    """
     measured = _read(records)
     models = {trial.stages[0]: trial.spec.model.name for trial in plan.trials.values()}
     sizes = {name: weights_of(name) for name in set(models.values())}
@@ -84,7 +87,9 @@ def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]]) -> Costs:
         roots[node.id] = root = (
             roots[node.parent] if node.parent else _Root(_base(node.config), models[node.id], node.stage)
         )
-        told, seconds[node.id] = _cost(node, root, measured, sizes[root.model])
+        told, seconds[node.id] = _cost(
+            node, root, measured, weights=sizes[root.model], rate=_rate(root.model, gpus_per_worker)
+        )
         basis[told] += 1
     return Costs(seconds, basis, frozenset(name for name, size in sizes.items() if size is None))
 
@@ -129,13 +134,17 @@ def _mixed(stage: Stage, d_a: Stage, own: float) -> float:
             return mixing.ratio * stage.selection.examples * (20 + TOKENS_A_WORD[kind] * words)
 
 
-def _cost(node: Node, root: _Root, measured: _Measured, weights: int | None) -> tuple[str, float]:
+def _rate(model: str, gpus: float | None) -> float:
+    on_gpu = model not in BUILT_IN_MODELS if gpus is None else gpus > 0
+    return GPU_FLOPS * (gpus or 1.0) if on_gpu else CPU_FLOPS
+
+
+def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, rate: float) -> tuple[str, float]:
     if measured.by_work and (same := measured.by_work.get((root.base, _work(node.config)))):
         return "measured", fmean(same)
     tokens = tokens_of(node.stage, root.d_a)
     if spent := measured.by_model.get((root.base, node.stage.training.precision)):
         return "scaled", tokens * spent[0] / spent[1]
-    rate = CPU_FLOPS if root.model in BUILT_IN_MODELS else GPU_FLOPS
     return "computed", EVALUATION * 6.0 * (weights or 0) * tokens / rate
 
 

@@ -56,7 +56,7 @@ def estimate(
     `records` are those of the store's finished stages. With `workers` the schedule is run on virtual time. Raises
     BadInput where not even one trial fits that many workers.
     """
-    costs = costs_of(plan, records.values())
+    costs = costs_of(plan, records.values(), gpus_per_worker=runtime.gpus_per_worker)
     if costs.unknown and not (costs.basis["measured"] or costs.basis["scaled"]):
         return f"how large {', '.join(sorted(costs.unknown))} is cannot be told from here"
     chains = {name: trial.stages for name, trial in plan.trials.items() if name not in done}
@@ -124,7 +124,7 @@ def _assumes(costs: Costs) -> str:
     words = {
         "measured": "as measured with other seeds",
         "scaled": "scaled by tokens from what was measured",
-        "computed": f"from FLOPs at {GPU_FLOPS / 1e12:,.0f} TFLOP/s a GPU, {CPU_FLOPS / 1e9:,.0f} GFLOP/s for built-in models",
+        "computed": f"from FLOPs at {GPU_FLOPS / 1e12:,.0f} TFLOP/s a GPU, {CPU_FLOPS / 1e9:,.0f} GFLOP/s a CPU worker",
     }
     told = [f"{costs.basis[basis]:,} stages {how}" for basis, how in words.items() if costs.basis[basis]]
     return "; ".join([*told, "all epochs, though a stop rule may end a stage sooner"])

@@ -69,7 +69,7 @@ def run_trials(
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     records = store.stage_records()  # after the claims: what is committed from now on is heard of
-    costs = costs_of(plan, records.values())
+    costs = costs_of(plan, records.values(), gpus_per_worker=runtime.gpus_per_worker)
     schedule = Schedule(
         chains,
         done_stages=_settled(jobs, records),
