@@ -27,7 +27,7 @@ NEVER = 0  # a stamp that no file has
 _SETTLED = 2_000_000_000  # ns
 _AT_ONCE = 16
 _TIME = pa.timestamp("us", tz="UTC")
-_KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "commit": pa.string(),
+_KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "commit": pa.string(), "machine": pa.string(),
           "attempts": pa.int64(), "preemptions": pa.int64(), "started": _TIME, "finished": _TIME,
           WRITTEN[0]: pa.int64(), WRITTEN[1]: pa.int64()}  # fmt: skip
 _BY_PREFIX = {"stopped_by_": pa.string(), "memorized_": pa.bool_(), "reused_": pa.bool_(), "steps_": pa.int64(),
@@ -111,7 +111,7 @@ def _fields(trial: str, record: Mapping[str, Any]) -> dict[str, Any]:
         "error": record.get("error") and _text(record["error"]),
         "attempts": int(record.get("attempts", 0)),
         "preemptions": int(record.get("preemptions", 0)),
-        "commit": (record.get("provenance") or {}).get("commit"),
+        **{name: (record.get("provenance") or {}).get(name) for name in ("commit", "machine")},
         "started": _moment(record.get("started")),
         "finished": _moment(record.get("finished")),
     }

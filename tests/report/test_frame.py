@@ -43,7 +43,7 @@ def test_columns_stand_in_the_documented_order_with_their_types(tmp_path: Path) 
     point = "sweep trial model d_a d_b mixer mixer_1 mixer_2 ratio seed train.lr"
     measured = "status error accuracy_a1 retention forgetting accuracy_b"
     assert list(frame.columns[:17]) == f"{point} {measured}".split()
-    assert list(frame.columns[-5:]) == ["attempts", "preemptions", "commit", "started", "finished"]
+    assert list(frame.columns[-6:]) == ["attempts", "preemptions", "commit", "machine", "started", "finished"]
     for name in ("sweep", "model", "d_a", "d_b", "mixer", "mixer_1", "status", "stopped_by_1"):
         assert isinstance(frame[name].dtype, pd.CategoricalDtype), name
     kinds = {"seed": "int64", "ratio": "float64", "train.lr": "float64", "retention": "float64", "steps_1": "Int64"}
