@@ -87,10 +87,13 @@ def _override(raw: Mapping[str, Any], override: str, places: Places) -> dict[str
     return _put(raw, path, yamlfile.parse_value(text, option), option)
 
 
+_DEEPEST = 8  # more dots than any key has: the rest is one word, which no mapping knows
+
+
 def _override_path(key: str) -> tuple[str, ...]:
     """`grid.train.lr` is the axis `train.lr`: below `grid` the rest is one key."""
     first, _, rest = key.partition(".")
-    return ("grid", rest) if first == "grid" and rest else tuple(key.split("."))
+    return ("grid", rest) if first == "grid" and rest else tuple(key.split(".", _DEEPEST))
 
 
 def _put(raw: Any, path: tuple[str, ...], value: Any, option: str) -> dict[str, Any]:
