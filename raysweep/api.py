@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from raysweep.catalog import BUILT_IN_MODELS
 from raysweep.errors import BadInput
 from raysweep.grid import Grid
+from raysweep.loggers import check_loggers
 from raysweep.plan import Plan, Sources, make_plan, sweep_digest
 from raysweep.sets import FAMILIAR
 from raysweep.spec import Model, OwnSet, Sweep, Text
@@ -113,6 +114,7 @@ class LoadedSweep:
         self, store: Store, *, data: Path | None, only: Mapping[str, Any] | None = None
     ) -> tuple[Plan, dict[str, Job]]:
         """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
+        check_loggers(self.sweep.runtime.loggers)
         sources = self._sources(data)
         plan = make_plan([(self.grid, sources)])
         for name in self.sweep.evaluate.sets:
@@ -191,6 +193,8 @@ def overview(
     """
     from raysweep.estimate import estimate
 
+    for one in sweeps:
+        check_loggers(one.sweep.runtime.loggers)
     opened = Store(store_url(store))
     folder = data_folder(data)
     plan = make_plan([(one.grid, one._sources(folder)) for one in sweeps])

@@ -23,6 +23,7 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.progress import Outcome, Progress
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
+from raysweep.loggers import Loggers, Run
 from raysweep.material import Material, StageData
 from raysweep.measures import of_trial
 from raysweep.plan import Node
@@ -64,7 +65,10 @@ def execute(job: Job, *, report: Report) -> dict[str, Any]:
     if trial.given_up:
         return trial.given_up
     try:
-        return trial.run()
+        with trial.loggers() as loggers:
+            record = trial.run(loggers)
+            loggers.finish(record["metrics"])
+        return record
     except (TrialFailed, BadData, BadInput) as error:
         return trial.fail(error)
     except Exception as error:
@@ -97,9 +101,16 @@ class _Trial:
         self._header = {} if repeated else self._begin()
         self.given_up = self._before if repeated else self._lost_too_often()
 
-    def run(self) -> dict[str, Any]:
+    def loggers(self) -> Loggers:
+        """The loggers that the sweep asks for, on rank 0."""
+        job = self._job
+        names = job.runtime.loggers if self._ranks.rank == 0 else ()
+        return Loggers(names, Run(trial=job.trial, sweep=job.sweep, point=job.point, store=self._store))
+
+    def run(self, loggers: Loggers) -> dict[str, Any]:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
         job = self._job
+        self._loggers = loggers
         bench = workbench(
             job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime
         )
@@ -207,9 +218,10 @@ class _Trial:
             outcome = self._train(engine, index, data, checkpoints)
             answered = [self._ask(engine, index, one) for one in asked]
             done = self._commit(engine, index, outcome, data, answered, began)
-        self._report(
-            {"event": "committed", "committed": node.id, **self._where(index), "peak_memory": outcome.peak_memory}
-        )
+        accuracies = {one.evaluation["set"]: one.evaluation["accuracy"] for one in answered}
+        scored = {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
+        facts = {"peak_memory": outcome.peak_memory, "evaluations": scored}
+        self._say({"event": "committed", "committed": node.id, **self._where(index), **facts})
         return done
 
     def _engine(self, start: Path, index: int, data: StageData) -> Engine:
@@ -243,7 +255,7 @@ class _Trial:
         return {first.letter: self._material.questions(first)} if index > 0 else {}
 
     def _ask(self, engine: Engine, index: int, asked: Asked) -> Answered:
-        self._report({"event": "evaluate", **self._where(index), "set": asked.label})
+        self._say({"event": "evaluate", **self._where(index), "set": asked.label})
         return ask(engine, asked, self._material.tokenizer, stage=index + 1)
 
     def _commit(
@@ -288,8 +300,12 @@ class _Trial:
 
     def _tell(self, index: int, progress: Progress) -> None:
         said = {"step": progress.step, "steps": progress.total_steps, "loss": progress.loss}
-        pace = {"tokens": progress.tokens, "seconds": progress.seconds}
-        self._report({"event": "train", **self._where(index), **said, **pace})
+        pace = {"tokens": progress.tokens, "seconds": progress.seconds, "accuracy": progress.accuracy}
+        self._say({"event": "train", **self._where(index), **said, **pace})
+
+    def _say(self, event: Mapping[str, Any]) -> None:
+        self._loggers.heard(event)
+        self._report(event)
 
     def _where(self, index: int) -> dict[str, Any]:
         stage = self._job.chain[index].stage

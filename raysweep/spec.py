@@ -245,6 +245,10 @@ def _not_a_truth_value(value: Any) -> Any:
     return value
 
 
+def _several(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
 class Runtime(Strict):
     """Where and how: never part of an identity."""
 
@@ -260,6 +264,7 @@ class Runtime(Strict):
     max_preemptions: Annotated[int, Field(ge=0, strict=True)] = 20
     checkpoint_every: Positive = 600.0
     max_store: Annotated[str, AfterValidator(_size)] | None = None
+    loggers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_several)] = ()
 
 
 Axis = tuple[Any, ...]

@@ -12,6 +12,7 @@ from typing import Any
 from ray.util.metrics import Gauge
 
 from raysweep.execute import Job
+from raysweep.pace import Pace
 
 __all__ = ["observed"]
 
@@ -28,7 +29,7 @@ Report = Callable[[Mapping[str, Any]], None]
 
 def observed(job: Job, report: Report) -> Report:
     """`report`, with what it is given put into Ray's metrics as well."""
-    pace = _Pace()
+    pace = Pace()
 
     def tell(event: Mapping[str, Any]) -> None:
         tags = {"sweep": job.sweep, "trial": job.trial, "stage": str(event.get("stage")), "set": str(event.get("set"))}
@@ -37,22 +38,6 @@ def observed(job: Job, report: Report) -> Report:
         report(event)
 
     return tell
-
-
-class _Pace:
-    """Tokens a second between two events of one stage."""
-
-    def __init__(self) -> None:
-        self._last: tuple[Any, int, float] | None = None
-
-    def measure(self, event: Mapping[str, Any]) -> dict[str, float]:
-        """The pace since the event before; nothing at a stage's first."""
-        if event["event"] != "train":
-            return {}
-        before, self._last = self._last, (event["stage"], event["tokens"], event["seconds"])
-        if before is None or before[0] != event["stage"] or event["seconds"] <= before[2]:
-            return {}
-        return {"tokens_per_second": (event["tokens"] - before[1]) / (event["seconds"] - before[2])}
 
 
 def _measures(event: Mapping[str, Any]) -> dict[str, float]:
