@@ -94,14 +94,14 @@ def test_a_lock_that_a_killed_build_left_is_shown(look, tmp_path):
     ("free", "verdict"), [(machine.MEMORY[0] - 1, "stop"), (machine.MEMORY[1] - 1, "warn"), (machine.MEMORY[1], "ok")]
 )
 def test_little_memory_warns_and_too_little_stops(monkeypatch, look, free, verdict):
-    monkeypatch.setattr(machine, "_free_memory", lambda: free)
+    monkeypatch.setattr(machine, "free_memory", lambda: free)
     assert look("memory")[0].verdict == verdict
 
 
 def test_free_memory_is_no_more_than_the_machine_has():
     import os
 
-    free = machine._free_memory()
+    free = machine.free_memory()
     assert free is None or 0 < free <= os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

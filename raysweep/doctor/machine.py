@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from raysweep.doctor.finding import Finding
+from raysweep.learn.memory import free_memory
 
 __all__ = ["look", "nearest_folder", "ray_folder"]
 
@@ -46,26 +46,11 @@ def _gpus() -> Finding:
 
 
 def _memory() -> Finding:
-    free = _free_memory()
+    free = free_memory()
     if free is None:
         return Finding("ok", "memory", "not known on this system")
     advice = "end other programs, or take a larger machine; Ray kills workers when memory runs out"
     return _amount("memory", f"{free / GIB:.1f} GiB free", free, MEMORY, advice)
-
-
-def _free_memory() -> int | None:
-    """Bytes that can still be had: those of the machine, or of the container where it is given less."""
-    try:
-        kilobytes = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
-    except OSError:
-        return None
-    machine = int(kilobytes[1]) * 1024 if kilobytes else None
-    try:
-        limit = int(Path("/sys/fs/cgroup/memory.max").read_text())
-        used = int(Path("/sys/fs/cgroup/memory.current").read_text())
-    except (OSError, ValueError):  # no container, or one without a limit (`max`)
-        return machine
-    return min(machine, limit - used) if machine is not None else limit - used
 
 
 def _shared_memory() -> Finding:

@@ -3,6 +3,9 @@
 `<folder>/step-<n>/` holds the engine's shards, `rng-<rank>.pt`, and `progress.json`, which is written last. Workers on
 several machines may see one folder, or each machine a folder of its own: then each keeps its workers' part, and the
 stage goes on only where every worker finds its own again (ZeRO 3; below that, rank 0's part is everybody's).
+
+A checkpoint is made in four calls, so that the long one can be made beside the training: `take` between two steps,
+`Taken.write` at any time after it, and, when every rank has written, `Taken.publish`, then `Taken.prune`.
 """
 
 from __future__ import annotations
@@ -10,15 +13,16 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from raysweep.learn import snapshot
 from raysweep.learn.engine import Engine
 
-__all__ = ["State", "resume", "write"]
+__all__ = ["RECORD", "State", "Taken", "resume", "take"]
 
 log = logging.getLogger(__name__)
 
@@ -36,29 +40,59 @@ class State:
     curve: list[dict[str, Any]] = field(default_factory=list)
 
 
-def write(folder: Path, engine: Engine, state: State) -> None:
-    """Keep the stage as it stands; every rank calls, each with the folder as its machine sees it."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A checkpoint on its way to disk: this rank's files, copied as they were, and where they go.
+
+    `first`: of the ranks that see this folder, this one renames and removes.
+    """
+
+    step: int
+    aside: Path
+    target: Path
+    record: str
+    first: bool
+    files: dict[Path, Any]
+
+    def write(self) -> None:
+        """Put this rank's files on disk."""
+        for path, state in self.files.items():
+            snapshot.write(state, path)
+
+    def publish(self) -> None:
+        """Make it count; call it when every rank has written."""
+        if self.first:
+            (self.aside / RECORD).write_text(self.record)
+            self.aside.rename(self.target)
+
+    def prune(self) -> None:
+        """Remove older ones, and what writes that broke off left; call it when it counts everywhere."""
+        folder = self.target.parent
+        for old in (*folder.glob("step-*"), *folder.glob(".step-*")) if self.first else ():
+            if old != self.target:
+                shutil.rmtree(old, ignore_errors=True)
+
+
+def take(folder: Path, engine: Engine, state: State) -> Taken:
+    """Copy the stage as it stands; every rank calls, each with the folder as its machine sees it.
+
+    Training may go on at once: nothing of the copy is shared with it.
+    """
     ranks = engine.ranks
     aside, target = folder / f".step-{state.step}", folder / f"step-{state.step}"
     for stale in (aside, target):
         shutil.rmtree(stale, ignore_errors=True)
     ranks.barrier()
     aside.mkdir(parents=True, exist_ok=True)
-    engine.save_state(aside)
     torch.save(_random_state(), _rng(aside, ranks.rank))
     ranks.barrier()
     first = _is_first(aside, ranks.rank)
-    ranks.barrier()
-    if first:
-        record = asdict(state) | {"world_size": ranks.size, "zero": engine.runtime.zero}
-        (aside / RECORD).write_text(json.dumps(record))
-        aside.rename(target)
-    ranks.barrier()  # older ones go when the new one is whole everywhere
-    if first:
-        for old in (*folder.glob("step-*"), *folder.glob(".step-*")):
-            if old != target:
-                shutil.rmtree(old, ignore_errors=True)
-    ranks.barrier()
+    record = {name: getattr(state, name) for name in State.__dataclass_fields__}
+    record |= {"world_size": ranks.size, "zero": engine.runtime.zero}
+    return Taken(
+        step=state.step, aside=aside, target=target, record=json.dumps(record), first=first,
+        files=engine.snapshot(aside),
+    )
 
 
 def resume(folder: Path, engine: Engine) -> State:
@@ -87,7 +121,10 @@ def _fitting(folder: Path, engine: Engine) -> set[int]:
         shape = (record["world_size"], record["zero"])
         if shape != (engine.ranks.size, engine.runtime.zero):
             say = log.debug if engine.ranks.rank else log.warning
-            say("checkpoint %s is of %d workers at ZeRO %d, not these: it is not used", found, *shape)
+            say(
+                "checkpoint %s is of %d workers at ZeRO %d, and this stage now has %d at ZeRO %d: it starts again",
+                found, *shape, engine.ranks.size, engine.runtime.zero,
+            )
         elif all(_rng(found, rank).is_file() for rank in _read_by(engine)):
             steps.add(record["step"])
     return steps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from torch import nn
 
 from raysweep.chain import Training
 from raysweep.errors import BadInput, TrialFailed
-from raysweep.learn import batches, memory, zero
+from raysweep.learn import batches, memory, snapshot, zero
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
@@ -123,12 +124,18 @@ class Engine:
             copy_tokenizer(self.folder, target)
         self.ranks.barrier()
 
-    def save_state(self, folder: Path) -> None:
-        """Write everything that a resumed run needs of the engine: every rank its shards."""
-        zero.save_state(self._engine, str(folder))
+    def snapshot(self, folder: Path) -> dict[Path, Any]:
+        """Copies of everything that a resumed run needs of the engine, by the files below `folder` that they belong in.
+
+        Every rank calls and gets its shards; what memory has no room for is written there at once instead.
+        """
+        copies: dict[Path, Any] = {}
+        together = int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks.size))
+        zero.save_state(self._engine, str(folder), lambda state, path: snapshot.keep(state, path, copies, together))
+        return copies
 
     def load_state(self, folder: Path) -> None:
-        """Take up what `save_state` wrote, on a fresh engine with the same number of workers."""
+        """Take up what was written of `snapshot`, on a fresh engine with the same number of workers."""
         zero.load_state(self._engine, str(folder))
 
     def facts(self) -> dict[str, Any]:

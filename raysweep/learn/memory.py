@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import struct
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from raysweep.chain import Training
 from raysweep.errors import TrialFailed
 from raysweep.spec import Runtime
 
-__all__ = ["Need", "Shape", "need", "refuse_what_does_not_fit", "shape_of"]
+__all__ = ["Need", "Shape", "free_memory", "need", "refuse_what_does_not_fit", "shape_of"]
 
 BUCKET = 500_000_000  # gradients on their way to their shard, in weights
 LOGITS_BYTES = 3 * 4 * 2**27  # float32 logits of one chunk, their softmax and gradient
@@ -103,6 +104,26 @@ def refuse_what_does_not_fit(needed: Need, *, available: int, runtime: Runtime) 
     raise TrialFailed(
         f"this stage needs {_gib(needed.device)} a worker ({parts}), the device has {_gib(available)}; {_advice(runtime)}"
     )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that can still be had here: the machine's, or the container's where it is given less.
+
+    None where the system does not say.
+    """
+    try:
+        kilobytes = re.search(r"MemAvailable:\s+(\d+)", Path("/proc/meminfo").read_text())
+    except OSError:
+        return None
+    machine = int(kilobytes[1]) * 1024 if kilobytes else None
+    group = Path("/sys/fs/cgroup")
+    try:
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        files = re.search(r"^inactive_file (\d+)", (group / "memory.stat").read_text(), re.MULTILINE)
+    except (OSError, ValueError):  # no container, or one without a limit (`max`)
+        return machine
+    rest = limit - used + (int(files[1]) if files else 0)  # copies of files give way
+    return min(machine, rest) if machine is not None else rest
 
 
 def _advice(runtime: Runtime) -> str:

@@ -17,6 +17,7 @@ from raysweep.learn import checkpoints as kept
 from raysweep.learn.ask import first_wrong, proved_share
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
+from raysweep.learn.keeper import Keeper
 from raysweep.learn.progress import Outcome, Progress
 from raysweep.learn.schedule import LossRule
 from raysweep.spec import Every
@@ -45,10 +46,11 @@ def train(
 
     `own` are D's questions, for the stop rule `memorized`. `probes` are asked along the way and at the end, by
     teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to keep none: a stage
-    that finds one there goes on from it, bit for bit; one is kept every `checkpoint_every` seconds. Every rank calls
-    `on_progress`, at the same steps.
+    that finds one there goes on from it, bit for bit; one is taken every `checkpoint_every` seconds, and written while
+    training goes on. Every rank calls `on_progress`, at the same steps.
 
-    Raises TrialFailed where there is nothing to train on or the loss is no longer finite.
+    Raises TrialFailed where there is nothing to train on or the loss is no longer finite, StoreError where a checkpoint
+    cannot be written.
     """
     if not examples:
         raise TrialFailed("a stage has no examples to train on")
@@ -58,18 +60,21 @@ def train(
     stage = _Stage(engine, training=training, own=own, probes=probes, every=every, count=len(examples))
     if checkpoints is not None:
         stage.take_up(kept.resume(checkpoints, engine))
-    keeper = _Keeper(engine, checkpoints, checkpoint_every)
-    for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
-        stats = engine.step(batch)
-        loss_sum, due, tell = engine.ranks.sum([stats.loss_sum, *keeper.wishes()])
-        asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
-        if stage.stopped_by:
-            break
-        if due:
-            keeper.keep(stage.state)
-        if asked or tell:
-            on_progress(stage.progress())
-            keeper.told_at = time.monotonic()
+    told_at = 0.0
+    with Keeper(engine, checkpoints, every=checkpoint_every) as keeper:
+        for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
+            stats = engine.step(batch)
+            # only rank 0 wishes to tell, so that the sum over ranks is its word
+            tell = engine.ranks.rank == 0 and time.monotonic() - told_at >= TELL_EVERY
+            loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *keeper.says()])
+            asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
+            if stage.stopped_by:
+                break
+            keeper.go_on(said, stage.state)
+            if asked or tell:
+                on_progress(stage.progress())
+                told_at = time.monotonic()
+        keeper.finish()
     on_progress(stage.progress())
     return stage.outcome()
 
@@ -151,31 +156,6 @@ class _Stage:
             return False
         self.suspects = first_wrong(self.engine, self.own)
         return not self.suspects
-
-
-class _Keeper:
-    """Rank 0's clock and wishes: when to checkpoint, when to tell."""
-
-    def __init__(self, engine: Engine, folder: Path | None, every: float):
-        self.engine = engine
-        self.folder = folder
-        self.every = every
-        self.kept_at = time.monotonic()
-        self.told_at = 0.0
-
-    def wishes(self) -> tuple[float, float]:
-        """Checkpoint? Tell? Only rank 0 wishes, so that the sum over ranks is its word."""
-        if self.engine.ranks.rank:
-            return 0.0, 0.0
-        now = time.monotonic()
-        due = self.folder is not None and now - self.kept_at >= self.every
-        return float(due), float(now - self.told_at >= TELL_EVERY)
-
-    def keep(self, state: kept.State) -> None:
-        if self.folder is None:
-            return
-        kept.write(self.folder, self.engine, state)
-        self.kept_at = time.monotonic()
 
 
 def _peak_memory() -> int:

@@ -12,7 +12,8 @@ import gc
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -93,9 +94,14 @@ def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:
     return engine.module.state_dict() if engine.global_rank == 0 else None
 
 
-def save_state(engine: Any, folder: str) -> None:
-    """Write every shard of weights and optimizer; every rank calls."""
-    engine.save_checkpoint(folder, tag=TAG, save_latest=False)
+def save_state(engine: Any, folder: str, write: Callable[[Any, Path], None]) -> None:
+    """Hand `write` every shard of weights and optimizer, with the file below `folder` for it; every rank calls."""
+    own = engine.checkpoint_engine
+    engine.checkpoint_engine = _Handing(own, write)
+    try:
+        engine.save_checkpoint(folder, tag=TAG, save_latest=False)
+    finally:
+        engine.checkpoint_engine = own
     _hold(engine)
 
 
@@ -211,6 +217,20 @@ def _clear_caches(coordinator: Any) -> None:
             clear = getattr(cell.cell_contents, "cache_clear", None)
             if clear is not None:
                 clear()
+
+
+class _Handing:
+    """A checkpoint engine of DeepSpeed that gives away what it should write."""
+
+    def __init__(self, own: Any, write: Callable[[Any, Path], None]):
+        self.own = own
+        self.write = write
+
+    def save(self, state_dict: Any, path: str) -> None:
+        self.write(state_dict, Path(path))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.own, name)
 
 
 class _Seen:

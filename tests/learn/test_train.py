@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import threading
+
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from raysweep.chain import StopAt
-from raysweep.errors import TrialFailed
+from raysweep.errors import StoreError, TrialFailed
+from raysweep.learn import snapshot
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
 from raysweep.learn.engine import Engine
+from raysweep.learn.keeper import Background
 from raysweep.learn.schedule import LossRule, rate
 from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
@@ -25,14 +30,14 @@ class Died(Exception):
 def stage(small, tmp_path):
     """Runs one stage from the small model, to its end or until it dies after a step; its outcome and its weights."""
 
-    def run(examples, settings, *, runtime=None, dies_after=None, **changes):
+    def run(examples, settings, *, runtime=None, dies_after=None, dying=lambda: None, **changes):
         said = {
             "seed": 5, "probes": {}, "every": Every(epochs=1), "checkpoints": None, "checkpoint_every": 600.0,
         } | changes
         total = total_steps(len(examples), settings)
         out = tmp_path / "out"
         with Engine(small, training=settings, total_steps=total, runtime=runtime or Runtime()) as engine:
-            engine.step = dying(engine.step, dies_after)
+            engine.step = mortal(engine.step, dies_after, dying)
             outcome = train(engine, examples, training=settings, **said)
             engine.save(out)
         return outcome, load_file(out / "model.safetensors")
@@ -40,11 +45,12 @@ def stage(small, tmp_path):
     return run
 
 
-def dying(step, after):
+def mortal(step, after, dying):
     """An engine's step that dies once so many steps were made."""
 
     def one(batch):
         if batch.step == after:
+            dying()
             raise Died
         return step(batch)
 
@@ -93,15 +99,84 @@ def test_a_killed_stage_ends_bit_identical(stage, pairs, training, encoded, aske
         resumed, weights_resumed = stage(
             examples, settings, probes=probes, runtime=runtime, checkpoints=kept, on_progress=told.append
         )
-        assert told[0].step == step + 1
+        assert 2 <= told[0].step <= step + 1
         assert plain(resumed.curve) == plain(whole.curve)
         assert (resumed.steps, resumed.stopped_by) == (whole.steps, whole.stopped_by)
         assert same(weights, weights_resumed)
 
 
-def test_checkpoints_by_time_leave_only_the_newest(stage, pairs, training, encoded, tmp_path):
+def test_killed_after_any_step_and_a_write_under_way(stage, pairs, training, encoded, tmp_path, monkeypatch):
+    """What is written is the step it was taken at, however far training has gone on meanwhile."""
+    examples, settings = encoded(pairs(20)), training(epochs=2)
+    whole, weights = stage(examples, settings)
+    write = snapshot.write
+    for step in range(1, whole.steps):
+        held = threading.Event()
+        monkeypatch.setattr(snapshot, "write", lambda state, path, held=held: (held.wait(60), write(state, path)))
+        kept = {"checkpoints": tmp_path / f"kept-{step}"}
+        with pytest.raises(Died):
+            stage(examples, settings, **kept, checkpoint_every=0.0, dies_after=step, dying=held.set)
+        assert [found.name for found in kept["checkpoints"].iterdir()] == ["step-1"]
+        resumed, weights_resumed = stage(examples, settings, **kept)
+        assert plain(resumed.curve) == plain(whole.curve)
+        assert same(weights, weights_resumed)
+
+
+def test_only_the_newest_checkpoint_stays(stage, pairs, training, encoded, tmp_path, monkeypatch):
+    monkeypatch.setattr(Background, "free", property(lambda beside: beside.wait() or True))  # as if writing took no time
     outcome, _ = stage(encoded(pairs(20)), training(epochs=2), checkpoints=tmp_path / "kept", checkpoint_every=1e-9)
     assert [found.name for found in (tmp_path / "kept").iterdir()] == [f"step-{outcome.steps - 1}"]
+
+
+def test_a_checkpoint_that_cannot_be_written_says_why_and_leaves_the_one_before(
+    stage, pairs, training, encoded, tmp_path, monkeypatch
+):
+    examples, settings = encoded(pairs(20)), training(epochs=4)
+    whole, weights = stage(examples, settings)
+    write, places = snapshot.write, []
+
+    def filling_up(state, path):
+        places.append(path.parents[1].name)
+        if len(set(places)) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(state, path)
+
+    kept = {"checkpoints": tmp_path / "kept"}
+    with monkeypatch.context() as patch:
+        patch.setattr(snapshot, "write", filling_up)
+        with pytest.raises(StoreError, match="worker 0: OSError.*No space left on device"):
+            stage(examples, settings, **kept, checkpoint_every=0.0)
+    assert (kept["checkpoints"] / "step-1" / "progress.json").is_file()
+    told = []
+    _, weights_resumed = stage(examples, settings, **kept, on_progress=told.append)
+    assert told[0].step == 2
+    assert same(weights, weights_resumed)
+
+
+def test_a_checkpoint_of_another_zero_stage_starts_the_stage_again_and_is_said(
+    stage, pairs, training, encoded, tmp_path, caplog
+):
+    examples, settings = encoded(pairs(20)), training(epochs=2)
+    kept = {"checkpoints": tmp_path / "kept"}
+    with pytest.raises(Died):
+        stage(examples, settings, **kept, checkpoint_every=0.0, dies_after=3)
+    told = []
+    stage(examples, settings, **kept, runtime=Runtime(zero=1), on_progress=told.append)
+    assert told[0].step == 1
+    assert "of 1 workers at ZeRO 3, and this stage now has 1 at ZeRO 1: it starts again" in caplog.text
+
+
+def test_without_memory_for_a_copy_a_checkpoint_is_written_at_once(
+    stage, pairs, training, encoded, tmp_path, monkeypatch, caplog
+):
+    examples, settings = encoded(pairs(20)), training(epochs=2)
+    monkeypatch.setattr(snapshot, "free_memory", lambda: 0)
+    with pytest.raises(Died):
+        stage(examples, settings, checkpoints=tmp_path / "kept", checkpoint_every=0.0, dies_after=4)
+    assert "no memory for 1 copies" in caplog.text
+    told = []
+    stage(examples, settings, checkpoints=tmp_path / "kept", on_progress=told.append)
+    assert told[0].step > 1
 
 
 def test_every_example_once_an_epoch_and_the_curve_says_when(stage, pairs, training, encoded, asked):

@@ -80,11 +80,26 @@ def test_two_workers_resume_bit_identical(job, training, tmp_path, precision):
     kept = {"checkpoints": [tmp_path / "kept"] * 2}
     _, codes = started(2, job | kept | {"dies_after": 11, "checkpoint_every": 0.0}, tmp_path)
     assert codes == [3, 3]
-    assert [found.name for found in (tmp_path / "kept").iterdir()] == ["step-11"], "one of them renames and removes"
+    whole = [found.name for found in (tmp_path / "kept").iterdir() if not found.name.startswith(".")]
+    assert whole == ["step-9"], "one of them renames and removes; that of step 11 was not whole yet"
     resumed, weights_resumed = told_by(2, job | kept, tmp_path)
-    assert resumed[0]["first"] == 12
+    assert resumed[0]["first"] == 10
     assert resumed[0]["losses"] == whole[0]["losses"]
     assert resumed[0]["answers"] == whole[0]["answers"]
+    assert all(weights[name].equal(weights_resumed[name]) for name in weights)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(job, training, tmp_path, workers):
+    job |= {"training": training(epochs=2), "runtime": {"workers": workers}}
+    whole, weights = told_by(workers, job, tmp_path)
+    kept = {"checkpoints": [tmp_path / "kept"] * workers}
+    _, codes = started(workers, job | kept | {"killed_in_write": 4, "checkpoint_every": 0.0}, tmp_path)
+    assert codes[-1] == 9 and all(codes)
+    assert {found.name for found in (tmp_path / "kept").iterdir()} == {"step-1", ".step-3"}
+    resumed, weights_resumed = told_by(workers, job | kept, tmp_path)
+    assert [one["first"] for one in resumed] == [2] * workers
+    assert resumed[0]["losses"] == whole[0]["losses"]
     assert all(weights[name].equal(weights_resumed[name]) for name in weights)
 
 
@@ -96,10 +111,10 @@ def test_on_two_machines_each_keeps_its_part_and_a_stage_goes_on_where_all_is_th
         (folder / ".step-2").mkdir(parents=True)  # what a write that broke off left
     _, codes = started(2, job | kept | {"dies_after": 5, "checkpoint_every": 0.0}, tmp_path)
     assert codes == [3, 3]
-    assert [[found.name for found in folder.iterdir()] for folder in kept["checkpoints"]] == [["step-5"]] * 2
+    assert [{found.name for found in folder.iterdir()} for folder in kept["checkpoints"]] == [{"step-3", ".step-5"}] * 2
     resumed, weights = told_by(2, job | kept, tmp_path)
-    assert [one["first"] for one in resumed] == ([6, 6] if zero == 3 else [1, 1]), "below 3 one part is for both"
-    shutil.rmtree(tmp_path / "there" / "step-5")
+    assert [one["first"] for one in resumed] == ([4, 4] if zero == 3 else [1, 1]), "below 3 one part is for both"
+    shutil.rmtree(tmp_path / "there" / "step-3")
     anew, weights_anew = told_by(2, job | kept, tmp_path)
     assert [one["first"] for one in anew] == [1, 1]
     assert resumed[0]["losses"] == anew[0]["losses"]
