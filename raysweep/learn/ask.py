@@ -10,16 +10,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-from raysweep.data.encoding import Encoded, Question
-from raysweep.learn.batches import collate
+from raysweep.data.encoding import Question
 from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
-from raysweep.learn.prefix import shared_length, warm_cache
+from raysweep.learn.prefix import Prefix
 
-__all__ = ["Forced", "first_wrong", "force", "parts_by_length", "proved_share"]
+__all__ = ["Forced", "first_wrong", "force", "proved_share"]
 
-TOKENS_AT_ONCE = 16384
+TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of one pass, padding included
+PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more pass costs, in tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +38,8 @@ def proved_share(engine: Engine, questions: Sequence[Question]) -> float:
     """Percent of the questions whose target is proved; every rank calls and gets the same number."""
     if not questions:
         return 100.0
-    own = _own(engine, questions)
     with engine.asking() as scored:
-        forced = (one for part in parts_by_length(own) for one in force(engine, scored, part, margin=0.0))
-        right = sum(one.proved for one in forced)
+        right = sum(one.proved for _, one in force(engine, scored, _own(engine, questions), margin=0.0))
     return 100.0 * engine.ranks.sum([right])[0] / len(questions)
 
 
@@ -51,62 +50,85 @@ def first_wrong(engine: Engine, questions: Sequence[Question]) -> list[Question]
     return [one for part in engine.ranks.gather(wrong) for one in part]
 
 
-def force(engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float) -> list[Forced]:
-    """Teacher-forced answers of one batch; a token counts as sure when its logit leads by more than `margin`."""
-    shared = shared_length([one.prompt for one in questions])
-    tokens_BL, source_N, *_ = engine.place(collate([_after(one, shared) for one in questions]))
-    cache = None
-    if shared:
-        cache = warm_cache(scored.model, questions[0].prompt[:shared], rows=len(questions), device=engine.device)
-    best_N, lead_N = scored.greedy(tokens_BL, source_N, cache=cache)
-    best_N, lead_N = best_N.cpu().numpy(), lead_N.cpu().numpy()
-    answers, start = [], 0
+def force(
+    engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float
+) -> Iterator[tuple[int, Forced]]:
+    """Teacher-forced answers, each with its question's number, batch by batch in order of length.
+
+    A token counts as sure when its logit leads by more than `margin`. Call it inside `engine.asking()`.
+    """
+    for part in _parts(engine, scored, questions, margin):
+        yield from part
+
+
+def _parts(
+    engine: Engine, scored: Scored, questions: Sequence[Question], margin: float
+) -> Iterator[list[tuple[int, Forced]]]:
+    prefix = Prefix(scored.model, [one.prompt for one in questions], engine.device)
+    order = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
+    kind = engine.device.type
+    start = 0
+    for size in _sizes([_length(questions[index]) - prefix.length for index in order], kind):
+        chosen = order[start : start + size]
+        yield list(zip(chosen, _forced(engine, scored, [questions[index] for index in chosen], prefix, margin), strict=True))
+        start += size
+
+
+def _sizes(lengths: Sequence[int], kind: str) -> Iterator[int]:
+    """Sizes of the batches that cut rising `lengths`: a batch ends where it is full, or the next length would pad it by
+    more than a pass costs."""
+    size, tokens = 0, 0
+    for length in lengths:
+        padded = (size + 1) * length
+        if size and (padded > TOKENS_AT_ONCE[kind] or padded - tokens - length > PASS_OVERHEAD[kind]):
+            yield size
+            size, tokens = 0, 0
+        size += 1
+        tokens += length
+    if size:
+        yield size
+
+
+def _forced(
+    engine: Engine, scored: Scored, questions: Sequence[Question], prefix: Prefix, margin: float
+) -> Iterator[Forced]:
+    """One pass; the last token of a target is predicted and never read, so it stays out."""
+    texts = [(one.prompt + one.target)[prefix.length : -1] for one in questions]
+    width = max(map(len, texts))
+    tokens_BL = np.zeros((len(texts), width), dtype=np.int64)
+    sources = []
+    for row, (one, text) in enumerate(zip(questions, texts, strict=True)):
+        tokens_BL[row, : len(text)] = text
+        end = row * width + len(text)
+        sources.append(np.arange(end - len(one.target), end))
+    placed = (torch.from_numpy(array).to(engine.device) for array in (tokens_BL, np.concatenate(sources)))
+    best_N, lead_N = scored.greedy(*placed, cache=prefix.cache(len(texts)))
+    best_N = best_N.cpu().numpy()
+    sure_N = (lead_N > margin).cpu().numpy() if margin else np.ones(len(best_N), dtype=bool)
+    start = 0
     for one in questions:
         end = start + len(one.target)
-        answers.append(_forced(one.target, best_N[start:end], lead_N[start:end], margin))
+        yield _reading(one.target, best_N[start:end], sure_N[start:end])
         start = end
-    return answers
 
 
-def _forced(target: tuple[int, ...], best: np.ndarray, lead: np.ndarray, margin: float) -> Forced:
-    right = best == np.asarray(target)
-    sure = lead > margin if margin else np.ones_like(right)
-    known = int(np.argmin(right & sure)) if not (right & sure).all() else len(target)
-    if known == len(target):
+def _reading(target: tuple[int, ...], best: np.ndarray, sure: np.ndarray) -> Forced:
+    known = (best == target) & sure
+    if known.all():
         return Forced(target, True)
-    return Forced((*target[:known], int(best[known])) if sure[known] else target[:known], False)
+    first = int(np.argmin(known))
+    return Forced((*target[:first], int(best[first])) if sure[first] else target[:first], False)
 
 
 def _wrong_parts(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iterator[list[Question]]:
-    for part in parts_by_length(questions):
-        answers = force(engine, scored, part, margin=0.0)
-        if wrong := [one for one, answer in zip(part, answers, strict=True) if not answer.proved]:
+    for part in _parts(engine, scored, questions, 0.0):
+        if wrong := [questions[index] for index, answer in part if not answer.proved]:
             yield wrong
-
-
-def _after(one: Question, shared: int) -> Encoded:
-    """Prompt and target without the first `shared` tokens."""
-    tokens = np.asarray((one.prompt + one.target)[shared:], dtype=np.int32)
-    return Encoded(one.id, tokens, np.arange(len(tokens)) >= len(one.prompt) - shared)
 
 
 def _own(engine: Engine, questions: Sequence[Question]) -> Sequence[Question]:
     return questions[engine.ranks.rank :: engine.ranks.size]
 
 
-def parts_by_length(questions: Sequence[Question], *, most: int | None = None) -> Iterator[list[Question]]:
-    """Batches of questions of like length, at most `most` in one."""
-    part: list[Question] = []
-    for one in sorted(questions, key=_length):
-        if part and ((len(part) + 1) * _length(one) > TOKENS_AT_ONCE or len(part) == most):
-            yield part
-            part = []
-        part.append(one)
-    if part:
-        yield part
-
-
 def _length(one: Question) -> int:
-    return len(one.prompt) + len(one.target)
-
-
+    return len(one.prompt) + len(one.target) - 1

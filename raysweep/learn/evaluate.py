@@ -12,7 +12,7 @@ that of `transformers.generate`, but for ties within rounding that generation it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ import torch
 
 from raysweep.data.encoding import Question
 from raysweep.data.scoring import Scorer
-from raysweep.learn.ask import Forced, force, parts_by_length
+from raysweep.learn.ask import force
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
 
@@ -95,7 +95,9 @@ class Reader:
 def _answer_own(engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     begun: list[tuple[int, tuple[int, ...]]] = []
-    for index, (one, forced) in enumerate(zip(questions, _forced(engine, questions, batch_size), strict=True)):
+    margin = MARGINS[next(engine.model.parameters()).dtype]
+    for index, forced in force(engine, engine.scored, questions, margin=margin):
+        one = questions[index]
         tokens = _cut_at_end(forced.tokens, reader.ends)
         if forced.proved or not reader.is_open(tokens, one):
             found[index] = reader.prediction(tokens, one, proven=forced.proved)
@@ -105,17 +107,6 @@ def _answer_own(engine: Engine, reader: Reader, questions: Sequence[Question], b
     for (index, _), tokens in zip(begun, generate(engine, reader, rows, batch_size=batch_size), strict=True):
         found[index] = reader.prediction(tokens, questions[index], proven=False)
     return [found[index] for index in range(len(questions))]
-
-
-def _forced(engine: Engine, questions: Sequence[Question], batch_size: int) -> Iterator[Forced]:
-    """Every question's forced beginning, in the questions' order."""
-    margin = MARGINS[next(engine.model.parameters()).dtype]
-    numbers = {id(one): index for index, one in enumerate(questions)}
-    found: dict[int, Forced] = {}
-    for part in parts_by_length(questions, most=batch_size):
-        for one, forced in zip(part, force(engine, engine.scored, part, margin=margin), strict=True):
-            found[numbers[id(one)]] = forced
-    yield from (found[index] for index in range(len(questions)))
 
 
 def _ends(engine: Engine, tokenizer: Any) -> frozenset[int]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["Scored"]
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB of float32; a 128k vocabulary at every position would be the memory peak otherwise
+LOOKED_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}  # where only the greatest is wanted: what stays in a CPU's cache
 
 
 class Scored(nn.Module):
@@ -50,10 +51,12 @@ class Scored(nn.Module):
         """
         hidden_ND = self.hidden(tokens_BL, source_N, cache=cache)
         best, lead = [], []
-        for chunk_ND in hidden_ND.split(self._rows()):
-            top = self.logits(chunk_ND).topk(2, dim=-1)
-            best.append(top.indices[:, 0])
-            lead.append(top.values[:, 0] - top.values[:, 1])
+        for chunk_ND in hidden_ND.split(self._rows(LOOKED_AT_ONCE[hidden_ND.device.type])):
+            logits_NV = self.logits(chunk_ND)
+            first = logits_NV.max(dim=-1)
+            second_N1 = logits_NV.scatter_(1, first.indices[:, None], -torch.inf).amax(dim=-1, keepdim=True)
+            best.append(first.indices)
+            lead.append(first.values - second_N1[:, 0])
         return torch.cat(best), torch.cat(lead)
 
     def hidden(
@@ -81,7 +84,8 @@ class Scored(nn.Module):
         return F.cross_entropy(self.logits(hidden_ND), labels_N, reduction="sum")
 
     def _chunks(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        yield from zip(hidden_ND.split(self._rows()), labels_N.split(self._rows()), strict=True)
+        rows = self._rows(LOGITS_AT_ONCE)
+        yield from zip(hidden_ND.split(rows), labels_N.split(rows), strict=True)
 
-    def _rows(self) -> int:
-        return max(1, LOGITS_AT_ONCE // self.model.config.get_text_config().vocab_size)
+    def _rows(self, logits: int) -> int:
+        return max(1, logits // self.model.config.get_text_config().vocab_size)

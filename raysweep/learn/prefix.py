@@ -1,17 +1,18 @@
 """What many prompts begin with, computed once: a few-shot prompt is mostly the same eight examples.
 
-The keys and values of the shared tokens are computed for one row and repeated for the batch.
+The keys and values of the shared tokens are computed for one row and repeated for every batch.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
 from torch import nn
 from transformers import DynamicCache
 
-__all__ = ["has_window", "shared_length", "warm_cache"]
+__all__ = ["Prefix", "has_window", "shared_length", "warm_cache"]
 
 WORTH_FROM = 8  # tokens; below, the extra pass costs more than it saves
 
@@ -33,6 +34,27 @@ def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: to
         model.base_model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
         cache.batch_repeat_interleave(rows)
     return cache
+
+
+class Prefix:
+    """The tokens that all of some prompts begin with (`length`, maybe 0), and their keys, computed on the first use."""
+
+    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device):
+        self.length = shared_length(prompts)
+        self._tokens = prompts[0][: self.length] if self.length else ()
+        self._model = model
+        self._device = device
+        self._one: DynamicCache | None = None
+
+    def cache(self, rows: int) -> DynamicCache | None:
+        """A key cache that holds them for every one of `rows` rows; None where there are none."""
+        if not self.length:
+            return None
+        if self._one is None:
+            self._one = warm_cache(self._model, self._tokens, rows=1, device=self._device)
+        cache = copy.deepcopy(self._one)
+        cache.batch_repeat_interleave(rows)
+        return cache
 
 
 def has_window(model: nn.Module) -> bool:

@@ -1,9 +1,13 @@
 """Evaluation speed against batched `generate`, with identical verdicts.
 
-`all_memorized`: a model asked what it has memorized. `none_memorized`: the same model asked keys that it never saw,
-so that it answers wrongly. The reference generates greedily in left-padded batches and applies the same
-rule: in batches of 20 in the given order, as the released code does, which the ratios are against; and, as a figure,
-in batches as large as ours, sorted by length.
+Sets: `kvr` pairs, `popqa` objects and `gsm8k` rationales, asked as the experiment asks them; those that are not here are
+left out. `all_memorized`: a model asked what it has memorized; `none_memorized`: the same model asked what it never
+saw. Both ratios are medians over the sets, whose own ratios stand beside them. The reference generates greedily in
+left-padded batches of 20 in the given order with up to 1,000 new tokens (512 for gsm8k), as the released code does,
+and applies the same rule; as a figure, also in batches as large as ours (64), sorted by length.
+
+The model is `tiny`, in float32; verdicts are compared in bfloat16 as well. `smollm2_*`: the passes alone on a model of
+135 million weights, which has memorized nothing: the reference is told to stop at each batch's longest answer.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -23,12 +28,13 @@ from run import machine
 from raysweep.chain import StopAt, Training
 from raysweep.data.encoding import Question, encode, question
 from raysweep.data.examples import candidates
-from raysweep.data.scoring import SCORERS
+from raysweep.data.scoring import SCORERS, Scorer
 from raysweep.data.sources import find
+from raysweep.errors import SourceMissing
 
-PAIRS = 200
 BATCH = 64
 RELEASED_BATCH = 20
+SHAPED = 20  # questions asked of the larger model: one batch of the reference
 SETTINGS = Training(
     lr=1e-3, batch_size=32, epochs=60, stop=StopAt(rule="memorized"), max_length=2048, precision="fp32",
     order="reshuffled", last_batch="keep", label_padding="ignore", weight_decay=0.0, warmup=0.05, clip=1.0,
@@ -36,39 +42,56 @@ SETTINGS = Training(
 )
 
 
-def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
-    """Ratios of seconds for 200 questions, reference ÷ ours; `verdicts_differ` counts questions judged otherwise."""
-    from raysweep.learn.engine import Engine
-    from raysweep.learn.model import load_tokenizer
-    from raysweep.spec import Runtime
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """How many questions of a set, how they are scored, and what the model needs to memorize them."""
 
+    name: str
+    count: int
+    scorer: Scorer
+    training: Training = SETTINGS
+
+
+SETS = (
+    Asked(name="kvr", count=200, scorer=SCORERS["exact"]),
+    Asked(name="popqa", count=200, scorer=SCORERS["exact"]),
+    Asked(name="gsm8k", count=40, scorer=SCORERS["numeric"], training=replace(SETTINGS, batch_size=8, epochs=150)),
+)
+
+
+def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
+    """Ratios of seconds for all questions, reference ÷ ours; `verdicts_differ` counts questions judged otherwise."""
     logging.disable(logging.WARNING)
-    figures: dict[str, Any] = {"verdicts_differ": 0}
+    figures: dict[str, Any] = {"verdicts_differ": 0, "verdicts_differ_bf16": 0}
     ratios: dict[str, float] = {}
-    pairs = list(islice(candidates(find("kvr", data_dir=None), data_seed=0), 2 * PAIRS))
-    with tempfile.TemporaryDirectory() as place:
-        folder = _memorize(Path(place), pairs[:PAIRS])
-        tokenizer = load_tokenizer(folder)
-        with Engine(folder, training=SETTINGS, total_steps=1, runtime=Runtime(zero=3)) as engine:
-            for name, asked in (("all_memorized", pairs[:PAIRS]), ("none_memorized", pairs[PAIRS:])):
-                questions = [question(one, tokenizer, strip=True) for one in asked]
-                told = _in_turn(
-                    {
-                        "ours": partial(_by_us, engine, tokenizer, questions),
-                        "reference": partial(_by_generate, engine.model, tokenizer, questions, batch=RELEASED_BATCH),
-                        "same_batch": partial(
-                            _by_generate, engine.model, tokenizer, sorted(questions, key=_length), batch=BATCH
-                        ),
-                    },
-                    repeats,
-                )
+    for asked in SETS:
+        try:
+            found = _examples(asked, data_dir)
+        except SourceMissing:
+            continue
+        with tempfile.TemporaryDirectory() as place:
+            folder = _memorize(Path(place), found[: asked.count], asked.training)
+            for case, examples in (("all", found[: asked.count]), ("none", found[asked.count :])):
+                name = f"{case}_memorized_{asked.name}"
+                told = _compared(folder, examples, asked, "fp32", repeats)
                 ratios[name] = round(told["reference_seconds"] / told["ours_seconds"], 2)
                 figures["verdicts_differ"] += told.pop("differ")
+                figures["verdicts_differ_bf16"] += _compared(folder, examples, asked, "bf16", 0)["differ"]
                 figures |= {f"{name}_{key}": value for key, value in told.items()}
-    return {"name": "evaluate", "ratios": ratios, "figures": figures, "machine": machine()}
+    for case in ("all", "none"):
+        of_sets = [ratio for name, ratio in ratios.items() if name.startswith(f"{case}_memorized_")]
+        ratios[f"{case}_memorized"] = round(statistics.median(of_sets), 2)
+    figures |= _shaped(data_dir)
+    return {"name": "evaluate", "ratios": dict(sorted(ratios.items())), "figures": figures, "machine": machine()}
 
 
-def _memorize(place: Path, pairs: Sequence[Any]) -> Path:
+def _examples(asked: Asked, data_dir: Path) -> list[Any]:
+    """Twice as many as are memorized."""
+    source = find(asked.name, data_dir=data_dir if data_dir.is_dir() else None)
+    return list(islice(candidates(source, data_seed=0), 2 * asked.count))
+
+
+def _memorize(place: Path, examples: Sequence[Any], training: Training) -> Path:
     from raysweep.learn.batches import total_steps
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer, prepare
@@ -77,16 +100,36 @@ def _memorize(place: Path, pairs: Sequence[Any]) -> Path:
 
     base = prepare("tiny", None, cache=place)
     tokenizer = load_tokenizer(base)
-    examples = [encode(one, tokenizer, strip=True) for one in pairs]
-    own = [question(one, tokenizer, strip=True) for one in pairs]
-    total = total_steps(len(examples), SETTINGS)
-    with Engine(base, training=SETTINGS, total_steps=total, runtime=Runtime(zero=0)) as engine:
+    encoded = [encode(one, tokenizer, strip=True) for one in examples]
+    own = [question(one, tokenizer, strip=True) for one in examples]
+    total = total_steps(len(encoded), training)
+    with Engine(base, training=training, total_steps=total, runtime=Runtime(zero=0)) as engine:
         train(
-            engine, examples, training=SETTINGS, seed=0, own=own, probes={}, every=Every(epochs=1), checkpoints=None,
+            engine, encoded, training=training, seed=0, own=own, probes={}, every=Every(epochs=1), checkpoints=None,
             checkpoint_every=600.0,
         )
         engine.save(place / "memorized")
     return place / "memorized"
+
+
+def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: str, repeats: int) -> dict[str, Any]:
+    """Ours and both references on the same questions; without repeats each is run once, for its verdicts."""
+    from raysweep.learn.engine import Engine
+    from raysweep.learn.model import load_tokenizer
+    from raysweep.spec import Runtime
+
+    tokenizer = load_tokenizer(folder)
+    questions = [question(one, tokenizer, strip=True) for one in examples]
+    training = replace(asked.training, precision=precision)
+    with Engine(folder, training=training, total_steps=1, runtime=Runtime(), for_training=False) as engine:
+        generate = partial(_by_generate, engine.model, tokenizer, scorer=asked.scorer)
+        contenders = {
+            "ours": partial(_by_us, engine, tokenizer, questions, asked.scorer),
+            "reference": partial(generate, questions, batch=RELEASED_BATCH),
+        }
+        if repeats:
+            contenders["same_batch"] = partial(generate, sorted(questions, key=_length), batch=BATCH)
+        return _in_turn(contenders, repeats)
 
 
 def _in_turn(contenders: dict[str, Callable[[], dict[str, float]]], repeats: int) -> dict[str, Any]:
@@ -100,10 +143,11 @@ def _in_turn(contenders: dict[str, Callable[[], dict[str, float]]], repeats: int
             seconds[name].append(time.perf_counter() - begun)
     told: dict[str, Any] = {}
     for name, taken in seconds.items():
-        told[f"{name}_seconds"] = round(statistics.median(taken[1:]), 4)
-        told[f"{name}_spread"] = round(max(taken[1:]) - min(taken[1:]), 4)
-    ours = scores["ours"]
-    told["differ"] = sum(score != theirs[name] for theirs in scores.values() for name, score in ours.items())
+        measured = taken[1:] or taken
+        told[f"{name}_seconds"] = round(statistics.median(measured), 4)
+        told[f"{name}_spread"] = round(max(measured) - min(measured), 4)
+    ours, reference = scores["ours"], scores["reference"]
+    told["differ"] = sum(reference[name] != score for name, score in ours.items())
     return told | {"accuracy": 100 * sum(ours.values()) / len(ours)}
 
 
@@ -111,28 +155,71 @@ def _length(one: Question) -> int:
     return len(one.prompt)
 
 
-def _by_us(engine: Any, tokenizer: Any, questions: Sequence[Question]) -> dict[str, float]:
+def _by_us(engine: Any, tokenizer: Any, questions: Sequence[Question], scorer: Scorer) -> dict[str, float]:
     from raysweep.learn.evaluate import answer
 
-    answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], batch_size=BATCH)
+    answers = answer(engine, tokenizer, questions, scorer=scorer, batch_size=BATCH)
     return {one.id: one.score for one in answers}
 
 
-def _by_generate(model: Any, tokenizer: Any, questions: Sequence[Question], *, batch: int) -> dict[str, float]:
-    import torch
-
+def _by_generate(
+    model: Any, tokenizer: Any, questions: Sequence[Question], *, scorer: Scorer, batch: int
+) -> dict[str, float]:
     scores: dict[str, float] = {}
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
-        width = max(len(one.prompt) for one in part)
-        ids = torch.tensor([[0] * (width - len(one.prompt)) + list(one.prompt) for one in part])
-        mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in part])
-        with torch.inference_mode():
-            out = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False,
-                max_new_tokens=SCORERS["exact"].max_new_tokens, eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.eos_token_id,
-            )
-        for one, text in zip(part, tokenizer.batch_decode(out[:, width:], skip_special_tokens=True), strict=True):
-            scores[one.id] = SCORERS["exact"].score(text, one.golds)
+        out = _generated(model, part, most=scorer.max_new_tokens, end=tokenizer.eos_token_id)
+        for one, text in zip(part, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
+            scores[one.id] = scorer.score(text, one.golds)
     return scores
+
+
+def _generated(model: Any, part: Sequence[Question], *, most: int, end: int, **more: int) -> Any:
+    """What one padded batch goes on with."""
+    import torch
+
+    width = max(len(one.prompt) for one in part)
+    ids = torch.tensor([[0] * (width - len(one.prompt)) + list(one.prompt) for one in part])
+    mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in part])
+    with torch.inference_mode():
+        return model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False, max_new_tokens=most,
+            eos_token_id=end, pad_token_id=end, **more,
+        )[:, width:]
+
+
+def _shaped(data_dir: Path) -> dict[str, float]:
+    """Ratios of one run of the passes that proof and generation of memorized answers need, on a larger model."""
+    from raysweep.learn.engine import Engine
+    from raysweep.learn.model import load_tokenizer, prepare
+    from raysweep.spec import Runtime
+
+    figures = {}
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            folder = prepare("smollm2-135m", None, cache=Path(place))
+        except SourceMissing:
+            return {}
+        tokenizer = load_tokenizer(folder)
+        with Engine(folder, training=SETTINGS, total_steps=1, runtime=Runtime(), for_training=False) as engine:
+            for asked in SETS:
+                try:
+                    examples = _examples(asked, data_dir)[:SHAPED]
+                except SourceMissing:
+                    continue
+                questions = [question(one, tokenizer, strip=True) for one in examples]
+                figures[f"smollm2_{asked.name}"] = _passes(engine, questions, end=tokenizer.eos_token_id)
+    return figures
+
+
+def _passes(engine: Any, questions: Sequence[Question], *, end: int) -> float:
+    from raysweep.learn.ask import force
+
+    most = max(len(one.target) for one in questions)
+    with engine.asking() as scored:
+        list(force(engine, scored, questions[:2], margin=0.0))  # warms up
+        begun = time.perf_counter()
+        list(force(engine, scored, questions, margin=0.0))
+        proved = time.perf_counter()
+        _generated(engine.model, questions, most=most, end=end, min_new_tokens=most)
+        return round((time.perf_counter() - proved) / (proved - begun), 2)

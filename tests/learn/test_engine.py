@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
@@ -91,3 +93,25 @@ def test_one_step_changes_every_weight_as_a_plain_loop_does(small, pairs, traini
     assert set(moved) == set(ours)
     norms = {name for name in ours if "norm" in name}
     assert max((ours[name].double() - theirs[name]).abs().max() for name in set(ours) - norms) < settings.lr / 50
+
+
+@pytest.mark.parametrize("zero", [3, pytest.param(1, marks=pytest.mark.slow)])
+def test_pure_bf16_is_a_plain_bf16_loop_and_loses_what_masters_keep(small, pairs, training, encoded, tmp_path, zero):
+    """METHOD's departure 5: weights, gradients and states in bfloat16; an update below a weight's precision is lost."""
+    examples = encoded(pairs(40))
+    settings = training(epochs=4, lr=1e-5, warmup=0.0, precision="bf16_pure")
+    start = AutoModelForCausalLM.from_pretrained(small, dtype=torch.bfloat16).state_dict()
+    theirs, _ = reference(small, examples, settings, 20, dtype=torch.bfloat16)
+    pure, _, _ = run(small, examples, settings, 20, tmp_path / "pure", zero=zero)
+    masters, *_ = run(small, examples, replace(settings, precision="bf16"), 20, tmp_path / "masters", zero=zero)
+    assert {weights.dtype for weights in pure.values()} == {torch.bfloat16}
+    assert share_of_weights(pure, theirs, torch.Tensor.eq) > 0.99
+    lost = share_of_weights(pure, start, torch.Tensor.eq)
+    kept = share_of_weights(masters, start, torch.Tensor.eq)
+    assert kept < lost - 0.05
+
+
+def share_of_weights(left, right, holds):
+    """Of all weights, how many stand so to those of another model."""
+    found = [holds(left[name].double(), right[name].double()).sum().item() for name in left]
+    return sum(found) / sum(weights.numel() for weights in left.values())
