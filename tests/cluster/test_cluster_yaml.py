@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from jsonschema import Draft7Validator
+from kuberay import validator
 from ray.autoscaler._private.util import prepare_config, validate_config
 from ray.autoscaler.v2.instance_manager.config import AutoscalingConfig
 from ray.autoscaler.v2.scheduler import ResourceDemandScheduler, SchedulingRequest
@@ -19,7 +20,6 @@ ROOT = Path(__file__).resolve().parents[2]
 CLOUDS = [ROOT / "cluster.yaml", ROOT / "experiments" / "clusters" / "gcp.yaml"]
 LAUNCHED = [*CLOUDS, ROOT / "experiments" / "clusters" / "onprem.yaml"]
 KUBERAY = sorted((ROOT / "experiments" / "clusters").glob("kuberay-*.yaml"))
-SCHEMA = json.loads((ROOT / "tests" / "schemas" / "kuberay.json").read_text())
 by_name = pytest.mark.parametrize("file", LAUNCHED, ids=lambda file: file.name)
 
 
@@ -132,14 +132,69 @@ def test_amazon_starts_the_machines_that_the_file_describes(monkeypatch, tmp_pat
 
 
 @pytest.mark.parametrize("file", KUBERAY, ids=lambda file: file.name)
-def test_kuberay_knows_every_field(file):
+def test_kuberay_and_kubernetes_know_every_field(file):
     resource = filled(file)
-    assert list(Draft7Validator(SCHEMA).iter_errors(resource)) == []
-    cluster = resource["spec"].get("rayClusterSpec", resource["spec"])
-    assert cluster["authOptions"] == {"mode": "token"}
-    misspelled = copy.deepcopy(resource)
-    misspelled["spec"]["shutdownAfterJobFinish"] = True
-    assert list(Draft7Validator(SCHEMA).iter_errors(misspelled))
+    assert list(validator().iter_errors(resource)) == []
+    assert _cluster(resource)["authOptions"] == {"mode": "token"}
+
+
+def misspelled(resource, pod):
+    resource["spec"]["shutdownAfterJobFinish"] = True
+
+
+def of_the_wrong_kind(resource, pod):
+    _cluster(resource)["workerGroupSpecs"][0]["maxReplicas"] = "8"
+
+
+def of_an_unknown_word(resource, pod):
+    _cluster(resource)["authOptions"]["mode"] = "tokens"
+
+
+def missing(resource, pod):
+    del _cluster(resource)["headGroupSpec"]["template"]
+
+
+def misspelled_in_a_pod(resource, pod):
+    pod["containers"][0]["volumeMount"] = []
+
+
+def of_the_wrong_kind_in_a_pod(resource, pod):
+    pod["tolerations"] = {"key": "nvidia.com/gpu"}
+
+
+def no_quantity(resource, pod):
+    pod["containers"][0]["resources"]["limits"]["memory"] = "300 GB"
+
+
+def a_number_where_a_word_belongs(resource, pod):
+    _cluster(resource)["headGroupSpec"]["rayStartParams"]["num-cpus"] = 2
+
+
+@pytest.mark.parametrize("file", KUBERAY, ids=lambda file: file.name)
+@pytest.mark.parametrize(
+    "break_",
+    [
+        misspelled, of_the_wrong_kind, of_an_unknown_word, missing, misspelled_in_a_pod, of_the_wrong_kind_in_a_pod,
+        no_quantity, a_number_where_a_word_belongs,
+    ],
+)  # fmt: skip
+def test_what_kuberay_or_kubernetes_would_refuse_is_found(file, break_):
+    resource = copy.deepcopy(filled(file))
+    break_(resource, _cluster(resource)["workerGroupSpecs"][0]["template"]["spec"])
+    assert list(validator().iter_errors(resource))
+
+
+def test_the_table_of_kuberays_types_names_only_types_that_there_are():
+    known = validator()
+    types = known.schema["$defs"]
+    references = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(known.schema)))
+    for reference in references:
+        list(known.evolve(schema={"$defs": types, "$ref": reference}).iter_errors({}))  # raises where there is none
+    assert {one.rsplit("/", 1)[1] for one in references if one.startswith("#")} == set(types) - {"RayCluster", "RayJob"}
+
+
+def _cluster(resource):
+    return resource["spec"].get("rayClusterSpec", resource["spec"])
 
 
 @pytest.mark.parametrize("file", KUBERAY, ids=lambda file: file.name)
