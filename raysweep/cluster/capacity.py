@@ -49,15 +49,15 @@ def fitted(runtime: Runtime, nodes: Iterable[NodeKind]) -> Runtime:
 
 
 def is_warm(runtime: Runtime) -> bool:
-    """Whether trials run in the Tune actor itself: those of one worker, unless they are to be isolated."""
-    return runtime.workers == 1 and not runtime.isolate
+    """Whether the processes of a trial stay for the next one: they do, unless trials are to be isolated."""
+    return not runtime.isolate
 
 
 def worker_resources(runtime: Runtime) -> dict[str, float]:
     """What one worker of a trial asks of Ray.
 
-    A worker of a group asks for a little less than a CPU by default, so that its driver has room beside it on a machine
-    with as many cores as workers.
+    A worker of Ray Train's group asks for a little less than a CPU by default, so that its driver has room beside it on a
+    machine with as many cores as workers.
     """
     resources = {"CPU": runtime.cpus_per_worker or (1.0 if is_warm(runtime) else 0.9)}
     return resources | ({"GPU": runtime.gpus_per_worker} if runtime.gpus_per_worker else {})

@@ -25,7 +25,14 @@ COMMITTED = "committed"  # the key under which a trial reports a stage that it h
 
 def param_space(axes: Mapping[str, tuple[Any, ...]]) -> dict[str, Any]:
     """The axes of a sweep in Tune's own words."""
-    return {axis: tune.grid_search([_plain(value) for value in values]) for axis, values in axes.items()}
+    return {axis: tune.grid_search(_Values(_plain(value) for value in values)) for axis, values in axes.items()}
+
+
+class _Values(list[Any]):
+    """The values of an axis. Tune copies them for each point of the grid; these copies are the very same."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Values:
+        return self
 
 
 def expand(space: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -41,9 +48,9 @@ def point_key(point: Mapping[str, Any]) -> str:
 class StageSearcher(Searcher):
     """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
 
-    `wanted` maps a point's key to its trial. `on_drop` hears of trials that are dropped because a stage they need
-    cannot be trained. `space` keeps the store within its bounds. `claims` keep other sweeps of this cluster from training
-    a stage at the same time.
+    `wanted` maps a point's key to its trial. `on_out` hears of a trial just before it is handed out, `on_drop` of those that
+    are dropped because a stage they need cannot be trained. `space` keeps the store within its bounds. `claims` keep other
+    sweeps of this cluster from training a stage at the same time.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class StageSearcher(Searcher):
         *,
         give_up_after: int,
         on_drop: Callable[[str, str], None],
+        on_out: Callable[[str], None] = lambda trial: None,
         space: Space | None = None,
         claims: Claims | None = None,
     ) -> None:
@@ -61,6 +69,7 @@ class StageSearcher(Searcher):
         self._schedule = schedule
         self._give_up_after = give_up_after
         self._on_drop = on_drop
+        self._on_out = on_out
         self._space = space
         self._claims = claims
         self._points: dict[str, dict[str, Any]] = {}
@@ -86,6 +95,7 @@ class StageSearcher(Searcher):
         if trial is None:
             return None
         self._trials[trial_id] = trial
+        self._on_out(trial)
         return {**self._points[trial], "trial": trial}
 
     def _next(self) -> str | None:

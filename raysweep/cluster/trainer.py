@@ -1,8 +1,8 @@
-"""One trial on Ray: a TorchTrainer named by the trial's id, on the warm path or in a worker group.
+"""One trial on Ray: a TorchTrainer named by the trial's id, in processes that stay between trials or in a worker group.
 
 One-worker trials run their TorchTrainer inside the Tune actor, which stays alive between trials: the imports, the
-tokenized data and the compiled ops are there already. Trials of several workers, and those with `isolate`, get Ray
-Train's worker group.
+tokenized data and the compiled ops are there already. Those of several workers have a `gang` that stays as well. Trials
+with `isolate` get Ray Train's worker group, in processes of their own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ray import train, tune
@@ -20,30 +20,25 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
+from raysweep.cluster.handing import handed
 from raysweep.cluster.metrics import observed
-from raysweep.execute import Job, execute
+from raysweep.execute import Job, Report, execute
 
-__all__ = ["GROUP_DRIVER", "run_in_group", "run_warm"]
+__all__ = ["GROUP_DRIVER", "fit_here", "free_port", "run_in_group", "run_warm", "torchrun_variables"]
 
 GROUP_DRIVER = {"CPU": 0.01}  # a driver only waits; a whole CPU for each would starve the workers it waits for
 
 
-def run_warm(config: Mapping[str, Any], *, jobs: Mapping[str, Job]) -> None:
+def run_warm(config: Mapping[str, Any], *, run: str) -> None:
     """A Tune function: fit the trial's trainer in this process."""
-    job = jobs[config["trial"]]
-    with _torchrun_environment():
-        trainer = TorchTrainer(
-            _run_alone,
-            train_loop_config={"job": job},
-            scaling_config=ScalingConfig(num_workers=0),
-            run_config=RunConfig(name=job.trial),
-        )
-        tune.report(attempt(job, lambda: trainer.fit().return_value))
+    job = handed(run, config["trial"])
+    report = observed(job, lambda event: tune.report(dict(event)))
+    tune.report(attempt(job, lambda: fit_here(job, report, variables=torchrun_variables(port=free_port()))))
 
 
-def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage: str) -> None:
+def run_in_group(config: Mapping[str, Any], *, run: str, storage: str) -> None:
     """A Tune function: fit the trial's trainer on a worker group of its own."""
-    job = jobs[config["trial"]]
+    job = handed(run, config["trial"])
     resources = worker_resources(job.runtime)
     trainer = TorchTrainer(
         _run_in_worker,
@@ -63,11 +58,54 @@ def run_in_group(config: Mapping[str, Any], *, jobs: Mapping[str, Job], storage:
     tune.report(attempt(job, lambda: trainer.fit().return_value))
 
 
-def _run_alone(config: Mapping[str, Any]) -> dict[str, Any]:
+def fit_here(
+    job: Job, report: Report, *, variables: Mapping[str, str], on_error: Callable[[Exception], None] | None = None
+) -> dict[str, Any]:
+    """Fit a trial's trainer in this process, as the rank that `variables` say; the trial's record.
+
+    Ray Train's local mode: it joins the process group and runs the loop here. The group is closed at the end; `on_error`
+    hears of an error before that, which is one to all other ranks.
+    """
+    with _environment(variables):
+        trainer = TorchTrainer(
+            _run_here,
+            train_loop_config={"job": job, "report": report, "on_error": on_error},
+            scaling_config=ScalingConfig(num_workers=0),
+            run_config=RunConfig(name=job.trial),
+        )
+        return trainer.fit().return_value
+
+
+def torchrun_variables(
+    *, port: int, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1, address: str = "127.0.0.1"
+) -> dict[str, str]:
+    """What torchrun would set for this rank; of one alone without more."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(local_size),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+    }
+
+
+def free_port() -> int:
+    """A port that nobody has on this machine now; another one each time."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return probe.getsockname()[1]
+
+
+def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:
     from raysweep.learn.ranks import disconnect
 
     try:
-        return execute(config["job"], report=observed(config["job"], lambda event: tune.report(dict(event))))
+        return execute(config["job"], report=config["report"])
+    except Exception as error:
+        if config["on_error"] is not None:
+            config["on_error"](error)
+        raise
     finally:
         disconnect()
 
@@ -81,21 +119,10 @@ def _run_in_worker(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _torchrun_environment() -> Iterator[None]:
-    """The variables of a process group of one, for this trial only; a port of its own each time."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    ours = {
-        "RANK": "0",
-        "WORLD_SIZE": "1",
-        "LOCAL_RANK": "0",
-        "LOCAL_WORLD_SIZE": "1",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    before = {name: os.environ.get(name) for name in ours}
-    os.environ.update(ours)
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """These variables in this process's environment, for one trial only."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
     try:
         yield
     finally:

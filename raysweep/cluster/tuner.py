@@ -18,6 +18,8 @@ from ray.tune import Callback, TuneConfig, Tuner
 from raysweep.cluster.attempts import tries
 from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.claims import Claims
+from raysweep.cluster.gang import run_in_gang
+from raysweep.cluster.handing import Handing
 from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
@@ -29,7 +31,7 @@ from raysweep.plan import Plan
 from raysweep.prune import needed
 from raysweep.schedule import Schedule, settled
 from raysweep.space import Space
-from raysweep.spec import size_in_bytes
+from raysweep.spec import Runtime, size_in_bytes
 from raysweep.stages import evaluated_in
 from raysweep.store import Store
 
@@ -79,13 +81,15 @@ def run_trials(
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
-    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes))
+    handing = Handing(run, jobs)
+    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes), handing)
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
     searcher = StageSearcher(
         wanted,
         schedule,
         give_up_after=runtime.max_failures + 1,
         on_drop=watch.dropped,
+        on_out=handing.out,
         space=_space(store, chains, jobs, keep=keep),
         claims=claims,
     )
@@ -93,8 +97,9 @@ def run_trials(
     trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
     try:
         with watch.board:
-            _tuner(axes, jobs, searcher, watch, storage, slots, store.files.address(trains)).fit()
+            _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, store.files.address(trains)).fit()
     finally:
+        handing.close()
         shutil.rmtree(storage, ignore_errors=True)
         store.files.remove(trains)
         if claims is not None:
@@ -104,19 +109,16 @@ def run_trials(
 
 def _tuner(
     axes: Mapping[str, tuple[Any, ...]],
-    jobs: Mapping[str, Job],
+    job: Job,
     searcher: StageSearcher,
     watch: _Watch,
     storage: Path,
     slots: int,
     shared: str,
 ) -> Tuner:
-    job = next(iter(jobs.values()))
     warm = is_warm(job.runtime)
-    function = partial(run_warm, jobs=jobs) if warm else partial(run_in_group, jobs=jobs, storage=shared)
-    resources = worker_resources(job.runtime) if warm else GROUP_DRIVER
     return Tuner(
-        tune.with_resources(function, resources),
+        _trainable(job.run, job.runtime, shared),
         param_space=param_space(axes),
         tune_config=TuneConfig(
             search_alg=searcher,
@@ -136,11 +138,23 @@ def _tuner(
     )
 
 
+def _trainable(run: str, runtime: Runtime, storage: str) -> Any:
+    """What Tune runs for each trial, with what a trial takes; `storage` is a place that all nodes see."""
+    each = worker_resources(runtime)
+    if not is_warm(runtime):
+        return tune.with_resources(partial(run_in_group, run=run, storage=storage), GROUP_DRIVER)
+    if runtime.workers == 1:
+        return tune.with_resources(partial(run_warm, run=run), each)
+    whole = tune.PlacementGroupFactory([{}, *[each] * runtime.workers])  # the driver only waits, and takes nothing
+    return tune.with_resources(partial(run_in_gang, run=run), whole)
+
+
 class _Watch(Callback):
     """Hears of every trial from Tune: shows it, and writes the records that a dead process could not."""
 
-    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, pulse: Pulse) -> None:
+    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, pulse: Pulse, handing: Handing) -> None:
         self.board = board
+        self._handing = handing
         self._pulse = pulse
         self._store = store
         self._open = dict(jobs)
@@ -172,6 +186,7 @@ class _Watch(Callback):
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
+        self._handing.over(name)
         self._open.pop(name, None)
         if name not in self._failed:
             self._done.append(name)
@@ -179,6 +194,7 @@ class _Watch(Callback):
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
+        self._handing.over(name)
         self._fail(name, self._reason(name, trial))
         self.board.ended(name, error=self._failed[name])
 

@@ -35,5 +35,5 @@ def test_a_worker_has_a_gpu_where_there_are_any():
 def test_a_driver_has_room_beside_its_workers():
     from raysweep.cluster.trainer import GROUP_DRIVER
 
-    two = Runtime(workers=2)
+    two = Runtime(workers=2, isolate=True)
     assert 2 * worker_resources(two)["CPU"] + GROUP_DRIVER["CPU"] <= 2.0
