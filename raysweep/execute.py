@@ -138,7 +138,8 @@ class _Trial:
 
     def _found(self) -> list[_Found]:
         """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
-        return self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
+        found = self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
+        return [(stage, self._brought(stage, weights)) if weights else (stage, None) for stage, weights in found]
 
     def _look_up(self) -> list[_Found]:
         """From the end: a stage is started from its weights, unless the stage after it is there already.
@@ -166,7 +167,14 @@ class _Trial:
         )
 
     def _weights(self, stage: FinishedStage) -> Path:
-        weights = self._ranks.broadcast(self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
+        return self._brought(stage, self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
+
+    def _brought(self, stage: FinishedStage, weights: Path | None) -> Path:
+        """Where this rank finds weights that the first has at `weights`: one rank of every machine brings a copy there."""
+        ranks = self._ranks
+        if ranks.rank > 0:
+            weights = self._store.weights(stage, _scratch()) if ranks.local_rank == 0 else None
+        weights = ranks.gather(weights)[ranks.rank - ranks.local_rank]  # those of a machine follow each other
         if weights is None:
             raise RuntimeError(f"stage {stage.id} was altered while it was in use")
         return weights

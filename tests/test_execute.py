@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from safetensors.numpy import load_file
@@ -13,6 +19,14 @@ from raysweep.api import overview
 from raysweep.execute import execute
 from raysweep.identity import canonical
 from raysweep.store import Store
+
+TESTS = Path(__file__).parent
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
 
 
 def jobs_of(sweep, store, *, data=None):
@@ -311,3 +325,22 @@ def test_a_name_stands_for_one_model_and_its_settings(sharing, tmp_path):
     with pytest.raises(BadInput, match="small-2"):
         jobs_of(small(tmp_path, "train.epochs=3"), store)
     jobs_of(small(tmp_path, "runtime.workers=2", "grid.seed=[0, 1]"), store)
+
+
+@pytest.mark.slow
+def test_on_two_machines_each_brings_the_weights_it_starts_from(tmp_path, bucket):
+    """Two ranks with a disk each: stage 2 starts from weights that only the store and the first machine have."""
+    job = jobs_of(small(tmp_path), Store(bucket))["none/none"]
+    (tmp_path / "job").write_bytes(pickle.dumps(job))
+    port, running = free_port(), []
+    for rank in "01":
+        disk = tmp_path / f"machine-{rank}"
+        disk.mkdir()
+        group = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        environment = {**os.environ, **group, "LOCAL_RANK": "0", "TMPDIR": str(disk), "PYTHONPATH": str(TESTS.parent)}
+        command = [sys.executable, TESTS / "trial_in_workers.py", tmp_path / "job"]
+        running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    records = [json.loads(one.communicate(timeout=300)[0].splitlines()[-1]) for one in running]
+    assert [record["status"] for record in records] == ["done", "done"], records
+    copies = sorted(tmp_path.glob(f"machine-*/raysweep-weights/{job.chain[0].id}/weights/*/model.safetensors"))
+    assert [copy.relative_to(tmp_path).parts[0] for copy in copies] == ["machine-0", "machine-1"]

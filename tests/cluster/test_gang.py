@@ -39,7 +39,7 @@ def job(tmp_path):
 
 
 def ends(gang):
-    """Do a trial on a gang, in which one worker behaves as `sweep` says: its record or its error, and what it reported."""
+    """Do the job of a gang, whose `sweep` says how one of the workers behaves: its record or its error, and what it told."""
     told = []
     try:
         return gang.run(gang.job, told.append), told
@@ -131,7 +131,8 @@ def calm(cluster, tmp_path_factory):
 @pytest.mark.parametrize("who", ["Worker.work", "ImplicitFunc"])
 def test_a_worker_or_driver_killed_in_mid_stage_changes_no_number(calm, tmp_path, who):
     store, died = tmp_path / "store", []
-    sweep = small(tmp_path, "runtime.workers=2", "runtime.checkpoint_every=0.3", grid=ONE, train=LONG)
+    runtime = {"workers": 2, "checkpoint_every": 0.3, "max_failures": 0}
+    sweep = small(tmp_path, runtime=runtime, grid=ONE, train=LONG)
     killer = threading.Thread(target=_kill_once_checkpointed, args=(store, who, died), daemon=True)
     killer.start()
     outcome = sweep.run(store=store)
@@ -139,7 +140,7 @@ def test_a_worker_or_driver_killed_in_mid_stage_changes_no_number(calm, tmp_path
     assert died, "nobody was killed: the test shows nothing"
     assert outcome.failed == {}
     frame = sweep.trials(store=store)
-    assert list(frame["attempts"]) == [2]
+    assert frame[["attempts", "preemptions"]].to_numpy().tolist() == [[2, 1]]
     assert frame[NUMBERS].to_dict("records") == calm
     gone = [process for process in died if not process.is_running() or process.status() == psutil.STATUS_ZOMBIE]
     assert gone == died, "the others of the first gang are gone with it"
