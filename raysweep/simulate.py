@@ -38,7 +38,7 @@ class Simulation:
     """What came out: seconds of virtual time and of work, and how many trials and stages were what.
 
     `idle` is the share of all slots' time in which no trial had them, `kept` the most stages whose weights other
-    trials still needed at once, `decided` the mean real seconds that the schedule took for a hand-out.
+    trials still needed at once, `decided` the mean real seconds that the schedule took for a hand-out, `slowest` the most.
     """
 
     makespan: float = 0.0
@@ -47,6 +47,7 @@ class Simulation:
     idle: float = 0.0
     kept: int = 0
     decided: float = 0.0
+    slowest: float = 0.0
     done: int = 0
     failed: int = 0
     dropped: int = 0
@@ -221,4 +222,5 @@ class _Cluster:
         busy = told.work + told.lost + self._per_trial * told.done
         told.idle = max(0.0, 1.0 - busy / whole) if whole else 0.0
         told.decided = sum(self._decisions) / len(self._decisions) if self._decisions else 0.0
+        told.slowest = max(self._decisions, default=0.0)
         return told

@@ -32,6 +32,7 @@ def test_a_plan_takes_hardly_longer_than_it_must(table2, slots):
     assert told.makespan <= 1.05 * lower_bound(chains, seconds, slots=slots)
     assert (told.done, told.failed, set(told.trained.values())) == (486, 0, {1})
     assert told.work == pytest.approx(sum(seconds.values()))
+    assert 0 < told.decided <= told.slowest
 
 
 @pytest.mark.parametrize("slots", [1, 8, 64, 512, 4096])

@@ -1,8 +1,11 @@
 """What sharing stages saves: the same grid on the same Ray with shared stages, and with every trial on its own.
 
 `python tests/bench/run.py sharing`. Twelve trials (3 D_B × 2 mixers × 2 seeds) of the built-in tiny model, a little
-shorter than the quickstart's; both ways run through the same code, so that nothing differs but what is trained once. The
-results must be the same bits.
+shorter than the quickstart's. Both ways run through the same code, on as many trials at once, in fresh processes each time,
+and take turns at being first, so that nothing differs but what is trained once. The results must be the same bits.
+
+Wall time is that of the whole run, with what it takes Ray to start processes and these to import; `training_seconds` are
+those of the trainings alone, over all slots.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +28,13 @@ from raysweep.identity import fingerprint
 from raysweep.plan import Node, Plan
 from raysweep.store import Store
 
+SLOTS = 2  # trials at once, both ways
 SWEEP = {
     "name": "sharing",
     "model": "tiny",
     "grid": {"d_a": ["kvr"], "d_b": ["id", "entityqa", "webqa"], "mixer": ["none/none", "random/none"], "seed": [0, 1]},
     "examples": 48,
+    "runtime": {"workers": 1, "cpus_per_worker": 1, "max_trials": SLOTS},
     "familiarity": "all",
     "mixing": {"words": 8},
     "train": {
@@ -41,26 +46,45 @@ NUMBERS = ("loss_1", "loss_2", "accuracy_a1", "retention", "accuracy_b")
 
 
 def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
-    """Ratios: stage trainings and wall time of every trial on its own ÷ shared. Figures: both, and how many trials' results
-    differ (0). A first sweep warms up and is not counted."""
-    told: dict[str, list[float]] = {"shared": [], "apart": []}
+    """Ratios: stage trainings, their seconds and wall time of every trial on its own ÷ shared. Figures: both, and how many
+    trials' results differ (0). A first sweep each way warms up and is not counted."""
+    told: dict[str, list[_Ran]] = {"shared": [], "apart": []}
     with tempfile.TemporaryDirectory() as folder, connected(None):
         sweep = _sweep(Path(folder))
-        _run(sweep, data_dir, Path(folder) / "warm", apart=False)
-        for turn in range(repeats):
-            ran = {way: _run(sweep, data_dir, Path(folder) / f"{way}-{turn}", apart=way == "apart") for way in told}
-            for way, (seconds, _, _) in ran.items():
-                told[way].append(seconds)
-    differ = sum(ran["shared"][2][trial] != results for trial, results in ran["apart"][2].items())
-    walls = {way: statistics.median(seconds) for way, seconds in told.items()}
-    figures = {f"{way}_seconds": round(wall, 2) for way, wall in walls.items()}
-    figures |= {f"{way}_spread": round(max(seconds) - min(seconds), 2) for way, seconds in told.items()}
-    figures |= {f"{way}_stages": ran[way][1] for way in told} | {"trials_that_differ": differ}
+        for turn in range(-1, repeats):
+            ways = list(told) if turn % 2 else list(reversed(told))
+            ran = {way: _run(sweep, data_dir, Path(folder) / f"{way}-{turn}", apart=way == "apart") for way in ways}
+            if turn >= 0:
+                for way, one in ran.items():
+                    told[way].append(one)
+    differ = sum(
+        one.results[trial] != results
+        for one, other in zip(told["shared"], told["apart"], strict=True)
+        for trial, results in other.results.items()
+    )
+    figures: dict[str, Any] = {"trials_that_differ": differ, "slots": SLOTS}
+    for way, runs in told.items():
+        walls = [one.seconds for one in runs]
+        figures[f"{way}_seconds"] = round(statistics.median(walls), 2)
+        figures[f"{way}_spread"] = round(max(walls) - min(walls), 2)
+        figures[f"{way}_training_seconds"] = round(statistics.median(one.training for one in runs), 2)
+        figures[f"{way}_stages"] = runs[-1].stages
     ratios = {
-        "stages": round(ran["apart"][1] / ran["shared"][1], 3),
-        "wall": round(walls["apart"] / walls["shared"], 3),
+        "stages": round(figures["apart_stages"] / figures["shared_stages"], 3),
+        "training": round(figures["apart_training_seconds"] / figures["shared_training_seconds"], 3),
+        "wall": round(figures["apart_seconds"] / figures["shared_seconds"], 3),
     }
     return {"name": "sharing", "ratios": ratios, "figures": figures, "machine": machine()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A run: its wall time and the seconds of its trainings, how many they were, and every trial's results."""
+
+    seconds: float
+    training: float
+    stages: int
+    results: dict[str, tuple[Any, ...]]
 
 
 def _sweep(folder: Path) -> LoadedSweep:
@@ -69,10 +93,7 @@ def _sweep(folder: Path) -> LoadedSweep:
     return load(file)
 
 
-def _run(
-    sweep: LoadedSweep, data_dir: Path, where: Path, *, apart: bool
-) -> tuple[float, int, dict[str, tuple[Any, ...]]]:
-    """Seconds, stage trainings, and every trial's results."""
+def _run(sweep: LoadedSweep, data_dir: Path, where: Path, *, apart: bool) -> _Ran:
     store = Store(where)
     plan, jobs = sweep.missing(store, data=data_dir)
     if apart:
@@ -81,8 +102,13 @@ def _run(
     outcome = run_trials(sweep.grid.axes, plan, jobs, store)
     seconds = time.perf_counter() - began
     assert len(outcome.done) == len(jobs), outcome.failed
-    results = {trial: tuple(store.trial(trial)["metrics"][name] for name in NUMBERS) for trial in jobs}
-    return seconds, len(store.stage_ids()), results
+    stages = store.stage_records().values()
+    return _Ran(
+        seconds,
+        sum(record["metrics"]["seconds"] for record in stages),
+        len(stages),
+        {trial: tuple(store.trial(trial)["metrics"][name] for name in NUMBERS) for trial in jobs},
+    )
 
 
 def _on_their_own(plan: Plan, jobs: dict[str, Job]) -> tuple[Plan, dict[str, Job]]:

@@ -148,7 +148,7 @@ def test_a_worker_or_driver_killed_in_mid_stage_changes_no_number(calm, tmp_path
 
 def _kill_once_checkpointed(store, who, died):
     """Wait for a checkpoint in this store, then kill one process of that name; those of its gang end up in `died`."""
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     while time.monotonic() < until:
         if any(path.is_file() for path in (store / ".in-flight").rglob("*.json")):
             gang = [*_named("Worker.work"), *_named("ImplicitFunc")]
