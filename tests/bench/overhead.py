@@ -38,7 +38,7 @@ CONTENDERS = {  # name: trials, runtime
     "warm": (12, {"workers": 1}),
     "group": (4, {"workers": 1, "isolate": True}),
     "stock_two_workers": (4, {"workers": 2}),
-    "two_workers": (4, {"workers": 2}),
+    "two_workers": (12, {"workers": 2}),
 }
 
 

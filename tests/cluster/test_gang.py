@@ -15,7 +15,7 @@ from raysweep.cluster import gang as gangs
 from raysweep.cluster.gang import Gang, Place, Seat, Worker, seats
 from raysweep.store import Store
 
-LONG = {**SMALL["train"], "epochs": 60}
+LONG = {**SMALL["train"], "epochs": 20}
 ONE = {**SMALL["grid"], "mixer": ["none/none"]}
 NUMBERS = ["trial", "status", "loss_1", "loss_2", "accuracy_a1", "retention", "steps_1", "steps_2"]
 

@@ -46,7 +46,7 @@ def test_a_hundred_trials_leave_no_memory_no_file_and_no_thread(cluster, tmp_pat
     for of in stayed.values():
         warm = [look for look in of if look.trials >= WARM]
         slope = statistics.linear_regression([look.trials for look in warm], [look.megabytes for look in warm]).slope
-        assert slope < 0.3, f"{slope:.2f} MB a trial"
+        assert slope < 2, f"{slope:.2f} MB a trial"
         for held in ("files", "threads"):
             first, *_, last = [getattr(look, held) for look in warm]
             assert last - first <= 4, f"{first} {held} became {last}"
