@@ -11,6 +11,7 @@ import contextlib
 import gc
 import os
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -134,11 +135,15 @@ def _freeze() -> None:
 
 @contextlib.contextmanager
 def _environment(variables: Mapping[str, str]) -> Iterator[None]:
-    """These variables in this process's environment, for one trial only."""
-    before = {name: os.environ.get(name) for name in variables}
+    """These variables in this process's environment, for one trial only.
+
+    PyTorch puts a hook for uncaught errors round the one there is with every process group: it goes as well.
+    """
+    before, hook = {name: os.environ.get(name) for name in variables}, sys.excepthook
     os.environ.update(variables)
     try:
         yield
     finally:
+        sys.excepthook = hook
         for name, value in before.items():
             os.environ.pop(name, None) if value is None else os.environ.update({name: value})
