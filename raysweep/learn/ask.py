@@ -17,7 +17,10 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import Prefix
 
-__all__ = ["Forced", "first_wrong", "force", "proved_share"]
+__all__ = ["Forced", "first_wrong", "force", "proved_share", "rounding"]
+
+# By how much the lead of a logit can shift when the same sums are computed in another order.
+_ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of one pass, padding included
 PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more pass costs, in tokens
@@ -43,8 +46,16 @@ def proved_share(engine: Engine, questions: Sequence[Question]) -> float:
     return 100.0 * engine.ranks.sum([right])[0] / len(questions)
 
 
+def rounding(engine: Engine) -> float:
+    """The lead that a logit of this engine's model needs to be ahead however the batch is cut."""
+    return _ROUNDING[next(engine.model.parameters()).dtype]
+
+
 def first_wrong(engine: Engine, questions: Sequence[Question]) -> list[Question]:
-    """The first questions found not proved, each rank stopping at its first such batch; an empty list when all are."""
+    """The first questions found not proved, each rank stopping at its first such batch; an empty list when all are.
+
+    Proved beyond rounding: an evaluation, in whatever batches, then finds none of them wrong.
+    """
     with engine.asking() as scored:
         wrong = next(_wrong_parts(engine, scored, _own(engine, questions)), [])
     return [one for part in engine.ranks.gather(wrong) for one in part]
@@ -121,7 +132,7 @@ def _reading(target: tuple[int, ...], best: np.ndarray, sure: np.ndarray) -> For
 
 
 def _wrong_parts(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iterator[list[Question]]:
-    for part in _parts(engine, scored, questions, 0.0):
+    for part in _parts(engine, scored, questions, rounding(engine)):
         if wrong := [questions[index] for index, answer in part if not answer.proved]:
             yield wrong
 

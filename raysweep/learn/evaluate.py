@@ -6,7 +6,7 @@ with a key cache, batched by length, a row at a time dropping out at eos, at the
 limit, or as soon as its scorer says that nothing can come of it.
 
 Teacher forcing and generation compute the same sums in another order. A forced token therefore counts only where its
-logit leads by more than that can shift (`MARGINS`); where it does not, generation decides, and so every verdict is
+logit leads by more than that can shift (`ask.rounding`); where it does not, generation decides, and so every verdict is
 that of `transformers.generate`, but for ties within rounding that generation itself decides by its batch.
 """
 
@@ -16,17 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from raysweep.data.encoding import Question
 from raysweep.data.scoring import Scorer
-from raysweep.learn.ask import force
+from raysweep.learn.ask import force, rounding
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
 
 __all__ = ["Prediction", "answer"]
 
-MARGINS = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 BATCH = 64
 
 
@@ -95,8 +92,7 @@ class Reader:
 def _answer_own(engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int) -> list[Prediction]:
     found: dict[int, Prediction] = {}
     begun: list[tuple[int, tuple[int, ...]]] = []
-    margin = MARGINS[next(engine.model.parameters()).dtype]
-    for index, forced in force(engine, engine.scored, questions, margin=margin):
+    for index, forced in force(engine, engine.scored, questions, margin=rounding(engine)):
         one = questions[index]
         tokens = _cut_at_end(forced.tokens, reader.ends)
         if forced.proved or not reader.is_open(tokens, one):

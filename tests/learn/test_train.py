@@ -10,10 +10,12 @@ import torch
 from safetensors.torch import load_file
 
 from raysweep.chain import StopAt
+from raysweep.data.scoring import SCORERS
 from raysweep.errors import StoreError, TrialFailed
 from raysweep.learn import snapshot
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
 from raysweep.learn.engine import Engine
+from raysweep.learn.evaluate import answer
 from raysweep.learn.keeper import Background
 from raysweep.learn.schedule import LossRule, rate
 from raysweep.learn.train import train
@@ -206,6 +208,23 @@ def test_memorized_ends_at_the_first_epoch_whose_end_proves_all(stage, pairs, tr
     shares = [row["accuracy_a"] for row in outcome.curve]
     assert shares[-1] == 100.0
     assert max(shares[:-1]) < 100.0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_what_stopped_as_memorized_is_found_memorized_in_whatever_batches(
+    small, pairs, training, encoded, asked, tokenizer, precision
+):
+    examples = pairs(12)
+    settings = training(epochs=200, stop=StopAt(rule="memorized"), batch_size=6, precision=precision)
+    total = total_steps(len(examples), settings)
+    with Engine(small, training=settings, total_steps=total, runtime=Runtime()) as engine:
+        outcome = train(
+            engine, encoded(examples), training=settings, seed=5, own=asked(examples), probes={}, every=Every(epochs=1),
+            checkpoints=None, checkpoint_every=600.0,
+        )
+        assert outcome.stopped_by == "memorized"
+        for questions in (asked(examples), asked(examples[:5]), asked(examples[7:8])):
+            assert all(one.proven for one in answer(engine, tokenizer, questions, scorer=SCORERS["exact"]))
 
 
 def test_schedule_is_transformers_cosine(training):
