@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import ray
 
@@ -20,20 +20,22 @@ POLL_SECONDS = 1.0
 _log = logging.getLogger(__name__)
 
 
-def nodes_of_cluster() -> list[NodeKind]:
+def nodes_of_cluster(*, waiting: Callable[[list[str]], None] = lambda machines: None) -> list[NodeKind]:
     """The nodes of the Ray that is connected: what its autoscaler may start, or what is here where it has none.
 
-    Machines of one's own that `ray up` is still setting up are waited for: nobody knows yet what they have.
+    Machines of one's own that `ray up` is still setting up are waited for: nobody knows yet what they have. `waiting`
+    hears their addresses, again and again.
     """
     if growing := growing_nodes():
         return growing
-    _wait_for_machines()
+    _wait_for_machines(waiting)
     return [NodeKind(node["Resources"], 1) for node in ray.nodes() if node["Alive"]]
 
 
-def _wait_for_machines() -> None:
+def _wait_for_machines(waiting: Callable[[list[str]], None]) -> None:
     said: list[str] = []
     while coming := machines_to_come():
+        waiting(coming)
         if coming != said:
             _log.warning("waiting for %s of the cluster file; `ray status` says how far they are", ", ".join(coming))
             said = coming

@@ -63,7 +63,7 @@ def run_trials(
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
     `keep` is the sweep's. `with_others`: other sweeps may run on this cluster; stages in flight are shared with them.
     """
-    nodes = nodes_of_cluster()
+    nodes = _nodes(store, jobs)
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
     run = uuid.uuid4().hex
     jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
@@ -238,6 +238,19 @@ class _Watch(Callback):
             if error
             else "its process ended without a word"
         )
+
+
+def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
+    """The nodes there are or may be; while machines are waited for, the sweep's status says so."""
+    machines: list[str] = []
+    sweep = next(iter(jobs.values())).sweep
+    pulse = Pulse(partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines})
+
+    def waiting(coming: list[str]) -> None:
+        machines[:] = coming
+        pulse.beat()
+
+    return nodes_of_cluster(waiting=waiting)
 
 
 def _pulse(store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind]) -> Pulse:

@@ -73,6 +73,8 @@ def _place(one: Mapping[str, Any]) -> str:
 
 def _reason(one: Mapping[str, Any]) -> str:
     trials = f"{one['trials']} waiting"
+    if one["for"] == "machines":
+        return f"{trials} for machines that are being set up: {', '.join(one['machines'])}"
     if one["for"] == "stage":
         return f"{trials} for stage {one['stage']}, which {one['by_name']} trains"
     asked = " and ".join(f"{amount:g} {name}" for name, amount in one["asks"].items())
@@ -103,7 +105,9 @@ def _state(counts: Counter[str], live: Mapping[str, Any]) -> str:
 
 
 def _waiting(live: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Why trials wait: for a stage that another trains, or for room; one entry a reason."""
+    """Why trials wait: for machines, for a stage that another trains, or for room; one entry a reason."""
+    if machines := live.get("waiting_for_machines"):
+        return [{"for": "machines", "trials": live["waiting"], "machines": machines}]
     blocked = live.get("waiting_for_stage", [])
     reasons: dict[tuple[str, str], dict[str, Any]] = {}
     for one in blocked:

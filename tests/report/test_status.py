@@ -63,6 +63,15 @@ def test_a_live_run_tells_what_runs_where_and_what_waits_for_what(four):
     assert described(status_of(["small"], store, now=NOW))[-1].endswith(", and the autoscaler may add nodes")
 
 
+def test_a_run_that_waits_for_machines_names_them(four):
+    store, trials = four(None, None, None, None)
+    said = {"state": "running", "updated": provenance.timestamp(NOW), "job": "small", "waiting": 4}
+    store.write_live("small", {**said, "waiting_for_machines": ["10.0.0.2", "10.0.0.3"]})
+    lines = described(status_of(["small"], store, now=NOW + 5))
+    assert lines[0].startswith("small: running · 0/4 trials done · 4 pending")
+    assert lines[1:] == ["  4 waiting for machines that are being set up: 10.0.0.2, 10.0.0.3"]
+
+
 def test_a_run_that_fell_silent_is_dead_and_its_running_trials_are_stopped(four):
     store, trials = four("running", {"retention": 10.0}, None, None)
     store.write_live("small", sign(trials))
