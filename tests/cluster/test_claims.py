@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+from types import SimpleNamespace
+from typing import Any
 
+import pytest
+from ray.exceptions import RayActorError
+
+from raysweep.cluster import claims
 from raysweep.cluster.claims import LEASE, Claimed, Ledger, News
 
 
@@ -101,3 +106,37 @@ def test_old_news_is_forgotten_and_new_news_is_not_lost(ledger, monkeypatch):
         heard += [one.stage for one in news]
     assert heard == [str(stage) for stage in range(100)]
     assert len(ledger.news("two", "store", 0)[1]) <= 10
+
+
+class Ledgers:
+    """Ray's part: calls to the ledger that its name leads to, which may be dead for some of them."""
+
+    def __init__(self) -> None:
+        self.ledger = Ledger()
+        self.failures = 0
+
+    def __getattr__(self, what: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *arguments: (what, arguments))
+
+    def get(self, call: tuple[str, tuple]) -> Any:
+        what, arguments = call
+        if what == "claim" and self.failures:
+            self.failures -= 1
+            self.ledger = Ledger()
+            raise RayActorError
+        return getattr(self.ledger, what)(*arguments)
+
+
+def test_a_ledger_that_does_not_answer_is_asked_again_and_what_was_waited_for_is_free(monkeypatch):
+    """A name leads to a dead ledger until Ray knows that its node is gone."""
+    ledgers = Ledgers()
+    monkeypatch.setattr(claims, "AGAIN", 0.0)
+    monkeypatch.setattr(claims, "_connect", lambda: ledgers)
+    monkeypatch.setattr(claims.ray, "get", ledgers.get)
+    one = claims.Claims("store", sweep="one")
+    ledgers.ledger.claim("other", "store", ("a",))
+    assert one.claim(("a",)).blocked == ("a", "other")
+    ledgers.failures = 3
+    assert one.claim(("b",)) == Claimed()
+    assert one.news() == [News("a", committed=False)]
+    one.close()
