@@ -61,12 +61,15 @@ def growing_nodes() -> list[NodeKind]:
 
 
 def machines_to_come() -> list[str]:
-    """The addresses of one's own machines that the cluster file lists and Ray has not; none once they had their time."""
+    """The addresses of one's own machines that the cluster file lists and Ray never had; none once they had their time.
+
+    One that was there and died is not waited for.
+    """
     autoscaler = _autoscaler()
     if autoscaler is None or autoscaler.machines is None or time.time() - autoscaler.began > SETUP_SECONDS:
         return []
-    there = {node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
-    return [machine for machine in autoscaler.machines if machine not in there]
+    seen = {node["NodeManagerAddress"] for node in ray.nodes()}
+    return [machine for machine in autoscaler.machines if machine not in seen]
 
 
 def _declared(text: str) -> list[NodeKind]:

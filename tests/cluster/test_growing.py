@@ -61,13 +61,13 @@ def test_where_the_autoscaler_is_elsewhere_a_variable_tells_what_may_come(monkey
         assert kind.resources == {"CPU": float(limits["cpu"]), "GPU": float(limits["nvidia.com/gpu"])}
 
 
-def own_machines(root: Path, monkeypatch, *, age: float, there: tuple[str, ...]) -> None:
-    """As if the on-prem file were brought up so many seconds ago, and these machines had come."""
+def own_machines(root: Path, monkeypatch, *, age: float, there: tuple[str, ...], dead: tuple[str, ...] = ()) -> None:
+    """As if the on-prem file were brought up so many seconds ago, and these machines had come, and some died since."""
     import yaml
     from ray.autoscaler._private.local.config import prepare_local
 
     config, _ = prepare_local(yaml.safe_load((root / "experiments" / "clusters" / "onprem.yaml").read_text()))
-    nodes = [{"NodeManagerAddress": address, "Alive": True, "Resources": {"CPU": 8.0}} for address in there]
+    nodes = [{"NodeManagerAddress": address, "Alive": address not in dead, "Resources": {"CPU": 8.0}} for address in there]
     monkeypatch.setattr(growth, "_autoscaler", lambda: growth._Autoscaler(config, time.time() - age))
     monkeypatch.setattr("ray.nodes", lambda: nodes)
 
@@ -83,6 +83,7 @@ def test_a_machine_that_is_being_set_up_is_waited_for_and_a_dead_one_is_not(monk
     assert growth.machines_to_come() == ["10.0.0.2", "10.0.0.3"]
     own_machines(root, monkeypatch, age=growth.SETUP_SECONDS + 1, there=("10.0.0.1", "10.0.0.3"))
     assert growth.machines_to_come() == []
+    own_machines(root, monkeypatch, age=60, there=("10.0.0.1", "10.0.0.2", "10.0.0.3"), dead=("10.0.0.2",))
     assert nodes_of_cluster() == [NodeKind({"CPU": 8.0}, 1)] * 2
 
 

@@ -173,6 +173,7 @@ def check_results(laptop: Laptop, store: Path) -> None:
     assert frame[asked]["retention"].notna().all() and frame["preemptions"].sum() >= 1
     status = laptop.run("raysweep", "status", "--store", store, "--address", DASHBOARD)
     assert "5/6 trials done" in status and "job night SUCCEEDED" in status
+    assert "5/6 trials done" in laptop.run("ray", "exec", "onprem.yaml", "raysweep status")
     assert "done    kvr → id none/random seed 1" in laptop.run("raysweep", "logs", "night")
 
 
