@@ -134,7 +134,7 @@ def test_an_interrupted_stage_goes_on_and_ends_in_the_same_bits(sharing, tmp_pat
     record, said = run(job)
     assert record["attempts"] == 2
     steps = [event["step"] for event in said if event["event"] == "train" and event["stage"] == 1]
-    assert min(steps) > 2, "steps that were done are not done again"
+    assert min(steps) > 1, "what was kept is not done again"
     (whole,), (resumed,) = weights(store).values(), weights(broken).values()
     assert all((whole[key] == resumed[key]).all() for key in whole)
     assert not list((tmp_path / "broken" / ".in-flight").iterdir()), "checkpoints exist only while a stage is in flight"

@@ -55,7 +55,7 @@ class Asked:
 SETS = (
     Asked(name="kvr", count=200, scorer=SCORERS["exact"]),
     Asked(name="popqa", count=200, scorer=SCORERS["exact"]),
-    Asked(name="gsm8k", count=40, scorer=SCORERS["numeric"], training=replace(SETTINGS, batch_size=8, epochs=150)),
+    Asked(name="gsm8k", count=20, scorer=SCORERS["numeric"], training=replace(SETTINGS, batch_size=4, epochs=100)),
 )
 
 

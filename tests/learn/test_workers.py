@@ -80,8 +80,8 @@ def test_two_workers_resume_bit_identical(job, training, tmp_path, precision):
     kept = {"checkpoints": [tmp_path / "kept"] * 2}
     _, codes = started(2, job | kept | {"dies_after": 11, "checkpoint_every": 0.0}, tmp_path)
     assert codes == [3, 3]
-    whole = [found.name for found in (tmp_path / "kept").iterdir() if not found.name.startswith(".")]
-    assert whole == ["step-9"], "one of them renames and removes; that of step 11 was not whole yet"
+    names = [found.name for found in (tmp_path / "kept").iterdir() if not found.name.startswith(".")]
+    assert names == ["step-9"], "one of them renames and removes; that of step 11 was not whole yet"
     resumed, weights_resumed = told_by(2, job | kept, tmp_path)
     assert resumed[0]["first"] == 10
     assert resumed[0]["losses"] == whole[0]["losses"]
