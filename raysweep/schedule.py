@@ -10,6 +10,7 @@ Pure bookkeeping over ids, so the very code that hands out trials on a cluster i
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -102,6 +103,16 @@ class Schedule:
     def left(self) -> int:
         """How many trials were not handed out yet."""
         return self._left
+
+    def startable(self, *, most: int) -> int:
+        """How many trials could be handed out now, counted up to `most`: without a missing stage, and one a free stage."""
+        free: set[str] = set()
+        for *_, stage in itertools.chain(*self._free.values()):
+            if len(self._ready) + len(free) >= most:
+                return most
+            if stage.free:
+                free.add(stage.name)
+        return min(most, len(self._ready) + len(free))
 
     def path(self, trial: str) -> tuple[str, ...]:
         """The missing stages that a trial which is out holds, in the order of training."""

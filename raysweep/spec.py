@@ -260,6 +260,7 @@ class Runtime(Strict):
     cpus_per_worker: Positive | None = None
     isolate: bool = False
     max_trials: Count | None = None
+    priority: Annotated[int, Field(strict=True)] = 0
     max_failures: Annotated[int, Field(ge=0, strict=True)] = 1
     max_preemptions: Annotated[int, Field(ge=0, strict=True)] = 20
     checkpoint_every: Positive = 600.0

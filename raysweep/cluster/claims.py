@@ -1,4 +1,5 @@
-"""Who trains what on this cluster, over all sweeps: so that a stage which two of them share is trained by one.
+"""Who trains what on this cluster, over all sweeps, and whose turn it is: so that a stage which two of them share is
+trained by one, and all get their share of the machines.
 
 The claims live in a named actor that outlives the sweeps. A sweep that dies stops giving signs of life; its claims are
 then free, and the next that needs such a stage takes it over. Losing the actor loses no work: at worst a stage is
@@ -17,6 +18,8 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+
+from raysweep.cluster.turns import Turns, Wish
 
 __all__ = ["Claimed", "Claims", "Ledger", "News"]
 
@@ -62,6 +65,7 @@ class Ledger:
         self._alive: dict[str, float] = {}
         self._news: list[tuple[str, News]] = []
         self._forgotten = 0
+        self._turns = Turns(clock)
 
     def claim(self, holder: str, store: str, stages: tuple[str, ...]) -> Claimed:
         """Ask for stages, in the order of training: all of them are given, or none."""
@@ -95,6 +99,7 @@ class Ledger:
         """Give back everything."""
         for store, stage in [key for key, other in self._holders.items() if other == holder]:
             self._free(holder, store, stage)
+        self._turns.leave(holder)
         self._alive.pop(holder, None)
         self._joined.pop(holder, None)
         oldest = min(self._joined.values(), default=self._told)
@@ -105,6 +110,16 @@ class Ledger:
         self.beat(holder)
         fresh = self._news[max(0, since - self._forgotten) :]
         return self._told, [news for place, news in fresh if place == store]
+
+    def wishes(self, holder: str, wish: Wish) -> None:
+        """What a sweep has and wants of the cluster."""
+        self.beat(holder)
+        self._turns.tell(holder, wish)
+
+    def turn(self, holder: str, wish: Wish) -> tuple[str, ...]:
+        """Those for whom a sweep has to wait with its next trial; none where it may start it."""
+        self.beat(holder)
+        return self._turns.take(holder, wish)
 
     def beat(self, holder: str) -> None:
         """A sign of life; whoever gave none for too long is taken for dead."""
@@ -161,6 +176,14 @@ class Claims:
         """Give back what a trial that is over did not commit."""
         if stages:
             self._ask("release", self._store, stages)
+
+    def wishes(self, wish: Wish) -> None:
+        """Tell what this sweep has and wants of the cluster."""
+        self._ask("wishes", wish)
+
+    def turn(self, wish: Wish) -> tuple[str, ...]:
+        """The sweeps for which this one has to wait with its next trial; none where it may start it."""
+        return self._ask("turn", wish)
 
     def news(self) -> list[News]:
         """What happened since the last call. After the loss of all claims, what was waited for is free."""

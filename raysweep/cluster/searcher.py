@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray import tune
@@ -15,6 +16,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from raysweep.cluster.claims import Claims
+from raysweep.cluster.turns import Wish
 from raysweep.schedule import Schedule
 from raysweep.space import Space
 
@@ -50,7 +52,8 @@ class StageSearcher(Searcher):
 
     `wanted` maps a point's key to its trial. `on_out` hears of a trial just before it is handed out, `on_drop` of those that
     are dropped because a stage they need cannot be trained. `space` keeps the store within its bounds. `claims` keep other
-    sweeps of this cluster from training a stage at the same time.
+    sweeps of this cluster from training a stage at the same time; with a `wish`, what one trial takes and the cluster has,
+    sweeps take turns.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class StageSearcher(Searcher):
         on_out: Callable[[str], None] = lambda trial: None,
         space: Space | None = None,
         claims: Claims | None = None,
+        wish: Wish | None = None,
     ) -> None:
         super().__init__()
         self._wanted = dict(wanted)
@@ -72,6 +76,10 @@ class StageSearcher(Searcher):
         self._on_out = on_out
         self._space = space
         self._claims = claims
+        self._wish = wish
+        self._told: Wish | None = None
+        self.behind: tuple[str, ...] = ()  # the sweeps for which this one waits
+        self._at_work: set[str] = set()  # Tune's ids of trials that have said something
         self._points: dict[str, dict[str, Any]] = {}
         self._trials: dict[str, str] = {}  # Tune's id of a trial → ours
 
@@ -90,6 +98,7 @@ class StageSearcher(Searcher):
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None (all that are left wait for a stage), or FINISHED."""
         if self._schedule.left == 0:
+            self._tell()
             return Searcher.FINISHED
         trial = self._next()
         if trial is None:
@@ -103,6 +112,8 @@ class StageSearcher(Searcher):
         if self._claims is None:
             return self._scheduled()
         self._hear(self._claims)
+        if not self._has_turn(self._claims):
+            return None
         while (trial := self._scheduled()) is not None:
             claimed = self._claims.claim(self._schedule.path(trial))
             for stage in claimed.there:
@@ -112,6 +123,27 @@ class StageSearcher(Searcher):
             stage, holder = claimed.blocked
             self._schedule.put_back(trial, stage=stage, holder=holder)
         return None
+
+    def _has_turn(self, claims: Claims) -> bool:
+        wish = self._wished()
+        if wish is None:
+            return True
+        self._told = None  # what is known of this sweep changes with the answer
+        self.behind = claims.turn(wish)
+        return not self.behind
+
+    def _tell(self) -> None:
+        """Say what this sweep has and wants, where that has changed since it was last said."""
+        if self._claims is None or (wish := self._wished()) in (None, self._told):
+            return
+        self._told = wish
+        self._claims.wishes(wish)
+
+    def _wished(self) -> Wish | None:
+        if self._wish is None:
+            return None
+        waiting = self._schedule.startable(most=self._wish.most)
+        return replace(self._wish, running=len(self._trials), started=len(self._at_work), waiting=waiting)
 
     def _hear(self, claims: Claims) -> None:
         for news in claims.news():
@@ -128,6 +160,9 @@ class StageSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A committed stage frees its siblings at once, while its trial goes on."""
+        if trial_id not in self._at_work:
+            self._at_work.add(trial_id)
+            self._tell()
         if stage := result.get(COMMITTED):
             self._schedule.committed(stage)
             if self._claims is not None:
@@ -142,6 +177,7 @@ class StageSearcher(Searcher):
         dropped.
         """
         trial = self._trials.pop(trial_id)
+        self._at_work.discard(trial_id)
         status = (result or {}).get("status")
         if self._claims is not None:
             self._settle(self._claims, self._schedule.path(trial), done=status == "done")
@@ -157,6 +193,7 @@ class StageSearcher(Searcher):
         else:
             self._schedule.ended(trial)
         self._free([trial])
+        self._tell()
 
     def _settle(self, claims: Claims, stages: tuple[str, ...], *, done: bool) -> None:
         """Whose commits were not heard of are there all the same when their trial is done; else they are given back."""

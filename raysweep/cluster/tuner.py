@@ -6,7 +6,7 @@ import logging
 import shutil
 import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -24,6 +24,7 @@ from raysweep.cluster.progress import Board
 from raysweep.cluster.pulse import Pulse, room
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
+from raysweep.cluster.yielding import Yielding, wish_of
 from raysweep.cost import costs_of
 from raysweep.execute import Job
 from raysweep.naming import trial_name
@@ -82,7 +83,7 @@ def run_trials(
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
     handing = Handing(run, jobs)
-    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes), handing)
+    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes, behind=lambda: searcher.behind), handing)
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
     searcher = StageSearcher(
         wanted,
@@ -92,6 +93,7 @@ def run_trials(
         on_out=handing.out,
         space=_space(store, chains, jobs, keep=keep),
         claims=claims,
+        wish=wish_of(runtime, nodes, most=slots),
     )
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
     trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
@@ -122,6 +124,7 @@ def _tuner(
         param_space=param_space(axes),
         tune_config=TuneConfig(
             search_alg=searcher,
+            scheduler=Yielding(lambda: searcher.behind),
             num_samples=-1,
             reuse_actors=warm,
             max_concurrent_trials=slots,
@@ -253,9 +256,15 @@ def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
     return nodes_of_cluster(waiting=waiting)
 
 
-def _pulse(store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind]) -> Pulse:
+def _pulse(
+    store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind], *, behind: Callable[[], Sequence[str]]
+) -> Pulse:
     job = next(iter(jobs.values()))
-    return Pulse(partial(store.write_live, job.sweep), lambda: {**board.snapshot(), "room": room(job.runtime, nodes)})
+
+    def look() -> dict[str, Any]:
+        return {**board.snapshot(), "room": room(job.runtime, nodes), "behind": list(behind())}
+
+    return Pulse(partial(store.write_live, job.sweep), look)
 
 
 def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:

@@ -77,6 +77,8 @@ def _reason(one: Mapping[str, Any]) -> str:
         return f"{trials} for machines that are being set up: {', '.join(one['machines'])}"
     if one["for"] == "stage":
         return f"{trials} for stage {one['stage']}, which {one['by_name']} trains"
+    if one["for"] == "turn":
+        return f"{trials} for their turn: {', '.join(one['behind'])} come first, by runtime.priority or by what they had so far"
     asked = " and ".join(f"{amount:g} {name}" for name, amount in one["asks"].items())
     free = ", ".join(f"{one['free'][name]:g} of {one['total'][name]:g} {name} free" for name in one["asks"])
     more = ", and the autoscaler may add nodes" if one.get("growing") else ""
@@ -105,7 +107,7 @@ def _state(counts: Counter[str], live: Mapping[str, Any]) -> str:
 
 
 def _waiting(live: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Why trials wait: for machines, for a stage that another trains, or for room; one entry a reason."""
+    """Why trials wait: for machines, for a stage that another trains, for their turn, or for room; one entry a reason."""
     if machines := live.get("waiting_for_machines"):
         return [{"for": "machines", "trials": live["waiting"], "machines": machines}]
     blocked = live.get("waiting_for_stage", [])
@@ -115,7 +117,11 @@ def _waiting(live: Mapping[str, Any]) -> list[dict[str, Any]]:
         entry = {"for": "stage", "trials": 0, "stage": one["stage"], "by": one["by"], "by_name": one["by_name"]}
         reasons.setdefault(key, entry)["trials"] += 1
     rest = live.get("waiting", 0) - len(blocked)
-    return [*reasons.values(), *([{"for": "room", "trials": rest, **live["room"]}] if rest > 0 else [])]
+    if rest <= 0:
+        return list(reasons.values())
+    if behind := live.get("behind"):
+        return [*reasons.values(), {"for": "turn", "trials": rest, "behind": list(behind)}]
+    return [*reasons.values(), {"for": "room", "trials": rest, **live["room"]}]
 
 
 def _failures(frame: Any, statuses: list[str]) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from ray.tune.search import Searcher
 
 from raysweep.cluster.claims import Claimed, Ledger
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
+from raysweep.cluster.turns import Wish
 from raysweep.schedule import Schedule
 
 CHAINS = {"one": ("a", "one"), "two": ("a", "two"), "three": ("b", "three")}
@@ -24,6 +25,12 @@ class Others:
 
     def committed(self, stage):
         self.ledger.committed(self.holder, "store", stage)
+
+    def wishes(self, wish):
+        self.ledger.wishes(self.holder, wish)
+
+    def turn(self, wish):
+        return self.ledger.turn(self.holder, wish)
 
     def release(self, stages):
         self.ledger.release(self.holder, "store", stages)
@@ -117,6 +124,20 @@ def test_a_stage_that_was_committed_and_is_gone_is_trained_by_one_trial():
     assert suggested(made, "t1", "t2", "t3") == ["one", "three", None], "two waits for the stage that one trains"
     made.on_trial_result("t1", {"event": "committed", "committed": "a"})
     assert suggested(made, "t3") == ["two"]
+
+
+def test_sweeps_take_turns_and_one_that_is_over_is_waited_for_no_more():
+    ledger, room = Ledger(), Wish(asks={"GPU": 1.0}, room={"GPU": 1.0}, most=1)
+    ours, _ = searcher(claims=Others(ledger, "ours"), wish=room)
+    theirs, _ = searcher(claims=Others(ledger, "theirs"), wish=room)
+    assert (suggested(ours, "t1"), ours.behind) == (["one"], ())
+    assert (suggested(theirs, "t1"), theirs.behind) == ([None], ("ours",))
+    ours.on_trial_result("t1", {"event": "committed", "committed": "a"})
+    ours.on_trial_complete("t1", {"status": "done"})
+    assert (suggested(theirs, "t1"), theirs.behind) == (["one"], ()), "who was served less goes first"
+    assert (suggested(ours, "t2"), ours.behind) == ([None], ("theirs",))
+    ledger.leave("theirs")
+    assert (suggested(ours, "t2"), ours.behind) == (["three"], ())
 
 
 def test_a_full_store_opens_a_stage_only_rather_than_wait_for_nothing():
