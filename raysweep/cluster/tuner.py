@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.exceptions import OutOfMemoryError
 from ray.tune import Callback, TuneConfig, Tuner
 
 from raysweep.cluster.attempts import tries
@@ -26,6 +27,7 @@ from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
 from raysweep.cluster.yielding import Yielding, wish_of
 from raysweep.cost import costs_of
+from raysweep.errors import RaysweepError
 from raysweep.execute import Job
 from raysweep.naming import trial_name
 from raysweep.plan import Plan
@@ -64,9 +66,36 @@ def run_trials(
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
     `keep` is the sweep's. `with_others`: other sweeps may run on this cluster; stages in flight are shared with them.
     """
+    run, left = uuid.uuid4().hex, dict(jobs)
+    done: list[str] = []
+    failed: dict[str, str] = {}
+    for _ in range(next(iter(jobs.values())).runtime.max_preemptions + 1):
+        outcome, cut = _run(axes, plan, left, store, run=run, keep=keep, with_others=with_others)
+        done += outcome.done
+        failed |= outcome.failed
+        left = {trial: job for trial, job in left.items() if trial not in done and trial not in failed}
+        if not cut or not left:
+            return Outcome(tuple(done), failed, outcome.stopped)
+        _log.warning("a node ran out of memory, Ray killed a worker there, and Tune ended with it; the rest goes on")
+    raise RaysweepError(
+        "Ray killed workers for memory again and again; run fewer trials at once (runtime.max_trials), lower "
+        "runtime.micro_batch, or set runtime.offload; what is finished is kept, and the same command goes on"
+    )
+
+
+def _run(
+    axes: Mapping[str, tuple[Any, ...]],
+    plan: Plan,
+    jobs: Mapping[str, Job],
+    store: Store,
+    *,
+    run: str,
+    keep: str,
+    with_others: bool,
+) -> tuple[Outcome, bool]:
+    """Run these jobs, and whether Tune ended before it was through with them, so that they must be run on."""
     nodes = _nodes(store, jobs)
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
-    run = uuid.uuid4().hex
     jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
@@ -97,16 +126,21 @@ def run_trials(
     )
     storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
     trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
+    cut = False
     try:
         with watch.board:
             _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, store.files.address(trains)).fit()
+    except RuntimeError as error:
+        cut = isinstance(error.__cause__, OutOfMemoryError)  # Tune takes a worker killed for memory for a bug of its own
+        if not cut:
+            raise
     finally:
         handing.close()
         shutil.rmtree(storage, ignore_errors=True)
         store.files.remove(trains)
         if claims is not None:
             claims.close()
-    return watch.close()
+    return watch.close(goes_on=cut), cut
 
 
 def _tuner(
@@ -209,9 +243,9 @@ class _Watch(Callback):
         )
         self.board.ended(trial, error=self._failed[trial])
 
-    def close(self) -> Outcome:
-        """The outcome; trials that were interrupted are recorded as stopped."""
-        for name in self._started.intersection(self._open):
+    def close(self, *, goes_on: bool) -> Outcome:
+        """The outcome; trials that were interrupted are recorded as stopped, unless the run `goes_on`: then they were lost."""
+        for name in () if goes_on else self._started.intersection(self._open):
             record = self._store.trial(name) or {"point": dict(self._open[name].point), "attempts": 1}
             if record.get("status") == "running":
                 self._store.write_trial(name, {**record, "status": "stopped"})

@@ -7,7 +7,11 @@ import time
 
 import psutil
 import pytest
+from ray.exceptions import OutOfMemoryError
+from ray.tune import Tuner
 from sweeps import SMALL, small
+
+from raysweep.errors import RaysweepError
 
 pytestmark = pytest.mark.ray
 
@@ -45,6 +49,32 @@ def test_a_killed_worker_changes_no_number_and_is_no_failure(cluster, tmp_path):
     quiet = small(tmp_path, grid=ONE, train=LONG)
     quiet.run(store=tmp_path / "calm")
     assert frame[NUMBERS].to_dict("records") == quiet.trials(store=tmp_path / "calm")[NUMBERS].to_dict("records")
+
+
+def test_a_worker_that_ray_killed_for_memory_does_not_end_the_run(cluster, tmp_path, monkeypatch, caplog):
+    """Tune ends with an error of its own then."""
+    real, ends = Tuner.fit, iter(range(2))
+
+    def fit(tuner):
+        if next(ends, None) is None:
+            return real(tuner)
+        raise RuntimeError("Caught unexpected exception") from OutOfMemoryError("1 worker(s) were killed")
+
+    monkeypatch.setattr(Tuner, "fit", fit)
+    sweep = small(tmp_path)
+    outcome = sweep.run(store=tmp_path / "store")
+    assert (len(outcome.done), outcome.failed, outcome.stopped) == (2, {}, False)
+    assert caplog.text.count("ran out of memory") == 2
+    assert set(sweep.trials(store=tmp_path / "store")["status"]) == {"done"}
+
+
+def test_memory_that_never_suffices_is_said(cluster, tmp_path, monkeypatch):
+    def fit(tuner):
+        raise RuntimeError("Caught unexpected exception") from OutOfMemoryError("1 worker(s) were killed")
+
+    monkeypatch.setattr(Tuner, "fit", fit)
+    with pytest.raises(RaysweepError, match=r"runtime\.max_trials"):
+        small(tmp_path, "runtime.max_preemptions=2").run(store=tmp_path / "store")
 
 
 def _works(process):
