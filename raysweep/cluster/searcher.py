@@ -178,6 +178,7 @@ class StageSearcher(Searcher):
         """
         trial = self._trials.pop(trial_id)
         self._at_work.discard(trial_id)
+        self.behind = ()  # until it is asked again: its process may go on with the next trial
         status = (result or {}).get("status")
         if self._claims is not None:
             self._settle(self._claims, self._schedule.path(trial), done=status == "done")

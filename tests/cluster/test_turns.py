@@ -146,7 +146,7 @@ def test_two_sweeps_on_one_ray(tmp_path, priority):
     assert (len(one), len(two)) == (6, 4)
     begun, over = sorted(start for start, _ in two)[1], max(end for _, end in two)  # by then the first has made room
     share = _busy(two, begun, over) / (_busy(one, begun, over) + _busy(two, begun, over))
-    assert share == pytest.approx(0.5, abs=0.2) if priority == 0 else share > 0.8
+    assert share == pytest.approx(0.5, abs=0.2) if priority == 0 else share > 0.7
 
 
 def _run(folder: Path, head: Head, *, trials: int, priority: int) -> subprocess.Popen:
