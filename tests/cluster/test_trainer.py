@@ -1,0 +1,58 @@
+"""A trainer that runs in this very process, as on the warm path: what it leaves behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+
+import pytest
+import torch
+from sweeps import small
+
+from raysweep.cluster import trainer
+from raysweep.cluster.trainer import fit_here, free_port, torchrun_variables
+from raysweep.store import Store
+
+
+@pytest.fixture(autouse=True)
+def seen_by_the_collector():
+    """Other tests count what the garbage collector sees."""
+    yield
+    gc.unfreeze()
+    trainer._freeze.cache_clear()
+
+
+def test_a_trial_leaves_its_process_as_it_was(tmp_path):
+    """No variable, no process group, no hook; and no more for a whole collection to look at than it made itself."""
+    _, jobs = small(tmp_path, grid={"d_a": ["kvr"], "mixer": ["none"], "seed": [0, 1]}).missing(
+        Store(tmp_path / "store"), data=None
+    )
+    hook, told = sys.excepthook, []
+    for job in jobs.values():
+        variables = torchrun_variables(port=free_port())
+        assert fit_here(job, told.append, variables=variables)["status"] == "done"
+        assert sys.excepthook is hook
+        assert not variables.keys() & os.environ.keys() - {"LOCAL_RANK"}
+        assert not torch.distributed.is_initialized()
+        assert len(gc.get_objects()) < 50_000 < gc.get_freeze_count()
+    assert [event["stage"] for event in told if event["event"] == "committed"] == [1, 1]
+
+
+def test_an_error_is_told_before_the_others_hear_of_a_broken_connection(tmp_path, monkeypatch):
+    _, jobs = small(tmp_path).missing(Store(tmp_path / "store"), data=None)
+    up = []
+
+    def fail(*arguments, **options):
+        raise ValueError("no such luck")
+
+    monkeypatch.setattr("raysweep.execute.train", fail)
+    with pytest.raises(ValueError, match="no such luck"):
+        fit_here(
+            next(iter(jobs.values())),
+            print,
+            variables=torchrun_variables(port=free_port()),
+            on_error=lambda error: up.append((type(error), torch.distributed.is_initialized())),
+        )
+    assert up == [(ValueError, True)]
+    assert not torch.distributed.is_initialized()
