@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import struct
+import time
 
 import pytest
 from sweeps import small, write
@@ -115,9 +116,13 @@ def _read_wandb(store):
     from wandb.proto import wandb_internal_pb2
 
     (file,) = (store.files.local / "logs" / "wandb").glob("offline-run-*/*.wandb")
+    until, records = time.monotonic() + 30, []
+    while "exit" not in {record.WhichOneof("record_type") for record in records}:  # its own process writes the file
+        assert time.monotonic() < until, "the file never ended"
+        records = [wandb_internal_pb2.Record.FromString(content) for content in _records(file.read_bytes())]
+        time.sleep(0.05)
     history, summary, begun = [], {}, None
-    for content in _records(file.read_bytes()):
-        record = wandb_internal_pb2.Record.FromString(content)
+    for record in records:
         match record.WhichOneof("record_type"):
             case "history":
                 history.append({item.key or "/".join(item.nested_key): item.value_json for item in record.history.item})
