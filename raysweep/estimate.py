@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Literal
 
+from raysweep.chain import Training
 from raysweep.cost import CPU_FLOPS, GPU_FLOPS, Costs, costs_of, weights_of
 from raysweep.errors import BadInput
+from raysweep.learn.memory import Need, Shape, need
 from raysweep.plan import Plan
 from raysweep.schedule import settled
 from raysweep.simulate import Simulation, lower_bound, simulate
@@ -21,7 +24,8 @@ CHECKPOINT = 12  # bytes a weight of a stage in flight: what is trained in, its 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Hours of workers (`gpu_hours`, whatever they run on) that are left, with sharing and without; how each stage was
-    told (`basis`); bytes of weights kept and of checkpoints in flight at most; and, for `workers`, the wall time in
+    told (`basis`); bytes of weights kept and of checkpoints in flight at most; bytes that stay in the memory of each
+    worker's device (`memory_worker`, activations come on top) and of its machine (`memory_host`); and, for `workers`, the wall time in
     hours, the least that any order could take, and the share of the slots' time that stays idle."""
 
     gpu_hours: float
@@ -30,6 +34,8 @@ class Estimate:
     assumes: str
     disk_weights: int
     disk_checkpoints: int
+    memory_worker: int
+    memory_host: int
     workers: int | None = None
     trials_at_once: int | None = None
     makespan_hours: float | None = None
@@ -66,6 +72,7 @@ def estimate(
     run = _run(chains, costs, there, runtime, workers) if workers is not None else None
     kept = _kept(plan, missing, held, keep, run)
     weights = max(weights_of(trial.spec.model.name) or 0 for trial in plan.trials.values())
+    memory = [_need(node.stage.training, weights, runtime) for node in plan.stages.values()]
     return Estimate(
         gpu_hours=_hours(costs, missing),
         gpu_hours_unshared=_hours(costs, (stage for chain in chains.values() for stage in chain)),
@@ -73,6 +80,8 @@ def estimate(
         assumes=_assumes(costs),
         disk_weights=kept * weights * _bytes_a_weight(plan),
         disk_checkpoints=min(run.slots if run else 1, len(chains)) * weights * CHECKPOINT,
+        memory_worker=max(one.held for one in memory),
+        memory_host=max(one.host for one in memory),
         workers=workers,
         trials_at_once=run.slots if run else None,
         makespan_hours=run.told.makespan / 3600 if run else None,
@@ -113,6 +122,13 @@ def _kept(plan: Plan, missing: set[str], held: Mapping[str, bool], keep: str, ru
 
 def _hours(costs: Costs, stages: Iterable[str]) -> float:
     return sum(costs.seconds[stage] for stage in stages) / 3600
+
+
+@cache
+def _need(training: Training, weights: int, runtime: Runtime) -> Need:
+    """What training so many weights needs, without activations."""
+    shape = Shape(weights=weights, layers=0, hidden=0, intermediate=0, vocabulary=0)
+    return need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
 
 
 def _bytes_a_weight(plan: Plan) -> int:

@@ -90,6 +90,22 @@ def test_what_is_kept_decides_the_disk(sweep):
     assert weights[1] == 2 * weights_of("tiny") * 4, "two first stages in fp32"
 
 
+def test_memory_is_shared_by_workers_and_goes_to_the_host_where_it_is_told_to(tmp_path):
+    """16 bytes a weight and a bucket of gradients at ZeRO-3 in bf16, for eight billion weights."""
+
+    def of(*overrides):
+        sweep = small(tmp_path, "train.precision=bf16", *overrides, model="meta-llama/Meta-Llama-3-8B")
+        plan = sweep.plan()
+        found = estimate(plan, {}, done=set(), runtime=sweep.sweep.runtime, keep="shared")
+        return found.memory_worker, found.memory_host
+
+    one, two = of(), of("runtime.workers=2")
+    assert one == (8e9 * (2 + 4 + 12) + 5e8 * 2, 0)
+    assert two == (8e9 * (2 + 4 + 12) / 2 + 5e8 * 2, 0)
+    on_device, on_host = of("runtime.offload=optimizer")
+    assert on_device < 8e9 * 2 + 2e9 and on_host == 8e9 * (4 + 12)
+
+
 def test_an_unknown_model_is_said(tmp_path):
     unknown = small(tmp_path, model="somebody/something")
     assert "cannot be told" in told(unknown)

@@ -69,11 +69,14 @@ def _estimated(found: Mapping[str, Any]) -> list[str]:
     told = found["estimate"]
     if isinstance(told, str):
         return [f"  work left         {told}"]
+    host = f"; {_size(told['memory_host'])} of its machine's memory" if told["memory_host"] else ""
     lines = [
         f"  work left         {told['gpu_hours']:,.1f} GPU-hours; {told['gpu_hours_unshared']:,.1f} without sharing",
         f"                    ({told['assumes']})",
         f"  disk              {_size(told['disk_weights'])} of weights, and {_size(told['disk_checkpoints'])} of "
         "checkpoints while stages are under way, at most",
+        f"  memory            {_size(told['memory_worker'])} a worker for weights, gradients and optimizer, and activations "
+        f"on top{host}",
     ]
     if told["workers"] is None:
         return lines
