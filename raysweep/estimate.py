@@ -25,8 +25,8 @@ CHECKPOINT = 12  # bytes a weight of a stage in flight: what is trained in, its 
 class Estimate:
     """Hours of workers (`gpu_hours`, whatever they run on) that are left, with sharing and without; how each stage was
     told (`basis`); bytes of weights kept and of checkpoints in flight at most; bytes that stay in the memory of each
-    worker's device (`memory_worker`, activations come on top) and of its machine (`memory_host`); and, for `workers`, the wall time in
-    hours, the least that any order could take, and the share of the slots' time that stays idle."""
+    worker's device (`memory_worker`, activations come on top) and of its machine (`memory_host`); and, for `workers`,
+    the wall time in hours, the least that any order could take, and the share of the slots' time that stays idle."""
 
     gpu_hours: float
     gpu_hours_unshared: float
