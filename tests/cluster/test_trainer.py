@@ -12,12 +12,14 @@ from sweeps import small
 
 from raysweep.cluster import trainer
 from raysweep.cluster.trainer import fit_here, free_port, torchrun_variables
+from raysweep.learn.ranks import disconnect
 from raysweep.store import Store
 
 
 @pytest.fixture(autouse=True)
-def seen_by_the_collector():
-    """Other tests count what the garbage collector sees."""
+def alone():
+    """Tests of this process that ran before may have left a process group; those after count what the collector sees."""
+    disconnect()
     yield
     gc.unfreeze()
     trainer._freeze.cache_clear()
