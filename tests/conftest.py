@@ -53,6 +53,7 @@ def bucket(s3_endpoint: str) -> str:
     return f"s3://key:secret@{name}/store?{query}"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks when its turn comes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Tests with a Ray of their own go one after the other, in one process: two clusters would fight over the cores."""
     for item in items:

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import pickle
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -16,17 +15,13 @@ from safetensors.numpy import load_file
 from sweeps import SMALL, small
 
 from raysweep.api import overview
+from raysweep.cluster.trainer import torchrun_variables
 from raysweep.execute import execute
 from raysweep.identity import canonical
+from raysweep.learn.ranks import meeting_place
 from raysweep.store import Store
 
 TESTS = Path(__file__).parent
-
-
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def jobs_of(sweep, store, *, data=None):
@@ -332,12 +327,12 @@ def test_on_two_machines_each_brings_the_weights_it_starts_from(tmp_path, bucket
     """Two ranks with a disk each: stage 2 starts from weights that only the store and the first machine have."""
     job = jobs_of(small(tmp_path), Store(bucket))["none/none"]
     (tmp_path / "job").write_bytes(pickle.dumps(job))
-    port, running = free_port(), []
-    for rank in "01":
+    place, running = meeting_place(), []
+    for rank in range(2):
         disk = tmp_path / f"machine-{rank}"
         disk.mkdir()
-        group = {"RANK": rank, "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-        environment = {**os.environ, **group, "LOCAL_RANK": "0", "TMPDIR": str(disk), "PYTHONPATH": str(TESTS.parent)}
+        group = torchrun_variables(port=place.port, rank=rank, size=2)
+        environment = {**os.environ, **group, "TMPDIR": str(disk), "PYTHONPATH": str(TESTS.parent)}
         command = [sys.executable, TESTS / "trial_in_workers.py", tmp_path / "job"]
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     records = [json.loads(one.communicate(timeout=300)[0].splitlines()[-1]) for one in running]

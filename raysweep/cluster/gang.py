@@ -26,7 +26,7 @@ from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
 from raysweep.cluster.handing import handed
 from raysweep.cluster.metrics import observed
-from raysweep.cluster.trainer import fit_here, free_port, torchrun_variables
+from raysweep.cluster.trainer import fit_here, torchrun_variables
 from raysweep.execute import Job
 from raysweep.spec import Runtime
 from raysweep.store import Store
@@ -86,9 +86,12 @@ class Worker:
         if gpus:
             os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
 
-    def port(self) -> int:
-        """A free port of its machine; and a sign of life."""
-        return free_port()
+    def host(self) -> int:
+        """Open the place where the ranks of the next trial meet, and close that of the last: its port."""
+        from raysweep.learn.ranks import meeting_place
+
+        self._meeting = meeting_place()
+        return self._meeting.port
 
     def work(self, job: Job, variables: Mapping[str, str]) -> Iterator[Message]:
         """Do a trial as one of its ranks: what it reports if it is the first, and how it ended."""
@@ -137,7 +140,7 @@ class Gang:
     def alive(self) -> bool:
         """Whether all workers are there."""
         try:
-            ray.get([one.port.remote() for one in self._workers])
+            ray.get([one.place.remote() for one in self._workers])
         except RayError:
             return False
         return True
@@ -148,7 +151,7 @@ class Gang:
         Raises Ray's error where a worker died, RuntimeError where one raised an error: trying again may help. Unless all
         workers ended well, they are gone afterwards.
         """
-        port = ray.get(self._workers[0].port.remote())
+        port = ray.get(self._workers[0].host.remote())
         streams = {
             one.work.remote(job, self._variables(rank, port)): rank for rank, one in enumerate(self._workers)
         }

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -30,7 +29,7 @@ from raysweep.cluster.handing import handed
 from raysweep.cluster.metrics import observed
 from raysweep.execute import Job, Report, execute
 
-__all__ = ["GROUP_DRIVER", "fit_here", "free_port", "run_in_group", "run_warm", "torchrun_variables"]
+__all__ = ["GROUP_DRIVER", "fit_alone", "fit_here", "run_in_group", "run_warm", "torchrun_variables"]
 
 GROUP_DRIVER = {"CPU": 0.01}  # a driver only waits; a whole CPU for each would starve the workers it waits for
 
@@ -39,7 +38,7 @@ def run_warm(config: Mapping[str, Any], *, run: str) -> None:
     """A Tune function: fit the trial's trainer in this process."""
     job = handed(run, config["trial"])
     report = observed(job, lambda event: tune.report(dict(event)))
-    tune.report(attempt(job, lambda: fit_here(job, report, variables=torchrun_variables(port=free_port()))))
+    tune.report(attempt(job, lambda: fit_alone(job, report)))
 
 
 def run_in_group(config: Mapping[str, Any], *, run: str, storage: str) -> None:
@@ -62,6 +61,14 @@ def run_in_group(config: Mapping[str, Any], *, run: str, storage: str) -> None:
         ),
     )
     tune.report(attempt(job, lambda: trainer.fit().return_value))
+
+
+def fit_alone(job: Job, report: Report) -> dict[str, Any]:
+    """Fit a trial's trainer in this process, its only rank; the trial's record."""
+    from raysweep.learn.ranks import meeting_place
+
+    place = meeting_place()
+    return fit_here(job, report, variables=torchrun_variables(port=place.port))
 
 
 def fit_here(
@@ -116,7 +123,7 @@ def _run_each(given: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None
 def torchrun_variables(
     *, port: int, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1, address: str = "127.0.0.1"
 ) -> dict[str, str]:
-    """What torchrun would set for this rank; of one alone without more."""
+    """What torchrun would set for this rank, of one alone without more, where a store listens at `port` already."""
     return {
         "RANK": str(rank),
         "WORLD_SIZE": str(size),
@@ -124,14 +131,8 @@ def torchrun_variables(
         "LOCAL_WORLD_SIZE": str(local_size),
         "MASTER_ADDR": address,
         "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
-
-
-def free_port() -> int:
-    """A port that nobody has on this machine now; another one each time."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return probe.getsockname()[1]
 
 
 def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:

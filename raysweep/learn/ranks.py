@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks", "connect", "disconnect"]
+__all__ = ["Ranks", "connect", "disconnect", "meeting_place"]
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -82,6 +82,15 @@ def disconnect() -> None:
 
     if not release_group():
         dist.destroy_process_group()
+
+
+def meeting_place() -> dist.TCPStore:
+    """Where the ranks of a trial find each other: a store of this process, which listens at its `port` while it is held.
+
+    The system picks the port and this process keeps it. A port that is looked up first and opened later, as by the rank 0
+    of torchrun's variables alone, can be taken in between. Ranks that come here need TORCHELASTIC_USE_AGENT_STORE.
+    """
+    return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
 def _open() -> None:

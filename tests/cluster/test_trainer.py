@@ -11,8 +11,8 @@ import torch
 from sweeps import small
 
 from raysweep.cluster import trainer
-from raysweep.cluster.trainer import fit_here, free_port, torchrun_variables
-from raysweep.learn.ranks import disconnect
+from raysweep.cluster.trainer import fit_alone, fit_here, torchrun_variables
+from raysweep.learn.ranks import disconnect, meeting_place
 from raysweep.store import Store
 
 
@@ -32,10 +32,9 @@ def test_a_trial_leaves_its_process_as_it_was(tmp_path):
     )
     hook, told = sys.excepthook, []
     for job in jobs.values():
-        variables = torchrun_variables(port=free_port())
-        assert fit_here(job, told.append, variables=variables)["status"] == "done"
+        assert fit_alone(job, told.append)["status"] == "done"
         assert sys.excepthook is hook
-        assert not variables.keys() & os.environ.keys() - {"LOCAL_RANK"}
+        assert not torchrun_variables(port=1).keys() & os.environ.keys() - {"LOCAL_RANK"}
         assert not torch.distributed.is_initialized()
         assert len(gc.get_objects()) < 50_000 < gc.get_freeze_count()
     assert [event["stage"] for event in told if event["event"] == "committed"] == [1, 1]
@@ -49,11 +48,12 @@ def test_an_error_is_told_before_the_others_hear_of_a_broken_connection(tmp_path
         raise ValueError("no such luck")
 
     monkeypatch.setattr("raysweep.execute.train", fail)
+    place = meeting_place()
     with pytest.raises(ValueError, match="no such luck"):
         fit_here(
             next(iter(jobs.values())),
             print,
-            variables=torchrun_variables(port=free_port()),
+            variables=torchrun_variables(port=place.port),
             on_error=lambda error: up.append((type(error), torch.distributed.is_initialized())),
         )
     assert up == [(ValueError, True)]

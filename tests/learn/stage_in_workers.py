@@ -1,4 +1,4 @@
-"""One stage in this process of several: started by test_workers with RANK, WORLD_SIZE and MASTER_* set."""
+"""One stage in this process of several, in which test_workers has set RANK, WORLD_SIZE and MASTER_*."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import io
 import itertools
 import json
 import os
-import pickle
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,9 +38,9 @@ def killed(write, after):
     return one
 
 
-def main(job: Path) -> None:
+def stage(said: dict[str, Any]) -> None:
+    """Do the stage that `said` describes, and write to its `out` what came of it."""
     torch.set_num_threads(1)
-    said = pickle.loads(job.read_bytes())
     Background.free = property(lambda beside: beside.wait() or True)  # as if writing took no time: the same every run
     if said.get("killed_in_write") and os.environ["RANK"] == str(said["runtime"].get("workers", 1) - 1):
         snapshot.write = killed(snapshot.write, said["killed_in_write"])
@@ -69,8 +69,4 @@ def main(job: Path) -> None:
             "accuracy": [row.get("accuracy_a") for row in outcome.curve], "facts": engine.facts(),
             "answers": [(one.id, one.text, one.score) for one in answers],
         }
-    (Path(out) / f"told-{os.environ.get('RANK', '0')}.json").write_text(json.dumps(told))
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (Path(out) / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))

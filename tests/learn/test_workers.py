@@ -3,38 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import pickle
 import shutil
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
+import ranks
 from safetensors.torch import load_file
-
-SCRIPT = Path(__file__).with_name("stage_in_workers.py")
+from stage_in_workers import stage
 
 
 def started(workers, job, tmp_path):
     """Run a stage in so many processes; its folder and their exit codes."""
     out = tmp_path / f"{workers}-workers-{len(list(tmp_path.iterdir()))}"
     out.mkdir()
-    file = out / "job.pickle"
-    file.write_bytes(pickle.dumps(job | {"out": str(out)}))
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    common = os.environ | {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(workers), "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(SCRIPT.parents[2]),
-    }
-    running = [
-        subprocess.Popen([sys.executable, SCRIPT, file], env=common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-        for rank in range(workers)
-    ]
-    return out, [process.wait(timeout=300) for process in running]
+    return out, ranks.run(stage, job | {"out": str(out)}, size=workers, folder=out)
 
 
 def told_by(workers, job, tmp_path):
