@@ -323,6 +323,24 @@ def test_a_name_stands_for_one_model_and_its_settings(sharing, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_trial_does_not_load_the_compiler(tmp_path):
+    """DeepSpeed would, for an optimizer that nobody here asks for; it is there for others."""
+    (tmp_path / "job").write_bytes(pickle.dumps(jobs_of(small(tmp_path), Store(tmp_path / "store"))["none/none"]))
+    program = (
+        "import os, pickle, sys\n"
+        "from pathlib import Path\n"
+        "from raysweep.execute import execute\n"
+        "execute(pickle.loads(Path(sys.argv[1]).read_bytes()), report=lambda event: None)\n"
+        "print(*{'deepspeed', 'torch._inductor.compile_fx'} & sys.modules.keys())\n"
+        "import torch\n"
+        "print(torch.compile(lambda one: one + 1, backend='eager')(41), os.environ.get('TORCHDYNAMO_DISABLE'))\n"
+    )
+    command = [sys.executable, "-c", program, tmp_path / "job"]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(TESTS.parent)}, capture_output=True, text=True)
+    assert done.stdout.splitlines()[-2:] == ["deepspeed", "42 None"], done.stdout + done.stderr
+
+
+@pytest.mark.slow
 def test_on_two_machines_each_brings_the_weights_it_starts_from(tmp_path, bucket):
     """Two ranks with a disk each: stage 2 starts from weights that only the store and the first machine have."""
     job = jobs_of(small(tmp_path), Store(bucket))["none/none"]

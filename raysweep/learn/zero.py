@@ -44,7 +44,8 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     config = settings(training=training, runtime=runtime, ranks=ranks)
     # DeepSpeed would set 2 GB aside for gradients on their way, however small the model.
     config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
-    engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    with _without_compiler():
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     _hold(engine)
     return engine
 
@@ -158,6 +159,18 @@ def _deepspeed() -> Any:
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         _use_current_names(deepspeed.comm.comm.cdb)
     return deepspeed
+
+
+@contextlib.contextmanager
+def _without_compiler() -> Iterator[None]:
+    """Inside, PyTorch's compiler is not loaded by DeepSpeed, which wants it for its Muon optimizer alone: a second or two."""
+    given = os.environ.get("TORCHDYNAMO_DISABLE")
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop("TORCHDYNAMO_DISABLE")
+        os.environ.update({"TORCHDYNAMO_DISABLE": given} if given is not None else {})
 
 
 def _use_current_names(backend: Any) -> None:

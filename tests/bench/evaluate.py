@@ -6,8 +6,10 @@ saw. Both ratios are medians over the sets, whose own ratios stand beside them. 
 left-padded batches of 20 in the given order with up to 1,000 new tokens (512 for gsm8k), as the released code does,
 and applies the same rule; as a figure, also in batches as large as ours (64), sorted by length.
 
-The model is `tiny`, in float32; verdicts are compared in bfloat16 as well. `smollm2_*`: the passes alone on a model of
-135 million weights, which has memorized nothing: the reference is told to stop at each batch's longest answer.
+The model is `tiny`, in float32 and (`_bf16`) in the bfloat16 that sweeps train in unless their file says otherwise.
+`products_*`: the reference ÷ the bare matrix products of a proof in float32, on as many rows at once as a pass of ours
+has. No way to ask every token that differs from question to question is faster. `smollm2_*`: the passes alone on a model
+of 135 million weights, which has memorized nothing: the reference is told to stop at each batch's longest answer.
 """
 
 from __future__ import annotations
@@ -19,11 +21,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
-from run import machine
+from run import machine, turns
 
 from raysweep.chain import StopAt, Training
 from raysweep.data.encoding import Question, encode, question
@@ -34,6 +36,7 @@ from raysweep.errors import SourceMissing
 
 BATCH = 64
 RELEASED_BATCH = 20
+PRECISIONS = {"fp32": "", "bf16": "_bf16"}  # and what is told of each ends in
 SHAPED = 20  # questions asked of the larger model: one batch of the reference
 SETTINGS = Training(
     lr=1e-3, batch_size=32, epochs=60, stop=StopAt(rule="memorized"), max_length=2048, precision="fp32",
@@ -62,25 +65,27 @@ SETS = (
 def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Ratios of seconds for all questions, reference ÷ ours; `verdicts_differ` counts questions judged otherwise."""
     logging.disable(logging.WARNING)
-    figures: dict[str, Any] = {"verdicts_differ": 0, "verdicts_differ_bf16": 0}
+    figures: dict[str, Any] = {f"verdicts_differ{suffix}": 0 for suffix in PRECISIONS.values()}
     ratios: dict[str, float] = {}
-    for asked in SETS:
+    for asked in turns(SETS):
         try:
             found = _examples(asked, data_dir)
         except SourceMissing:
             continue
         with tempfile.TemporaryDirectory() as place:
             folder = _memorize(Path(place), found[: asked.count], asked.training)
-            for case, examples in (("all", found[: asked.count]), ("none", found[asked.count :])):
-                name = f"{case}_memorized_{asked.name}"
-                told = _compared(folder, examples, asked, "fp32", repeats)
+            cases = {"all": found[: asked.count], "none": found[asked.count :]}
+            for (case, examples), (precision, suffix) in product(cases.items(), PRECISIONS.items()):
+                name = f"{case}_memorized_{asked.name}{suffix}"
+                told = _compared(folder, examples, asked, precision, repeats)
                 ratios[name] = round(told["reference_seconds"] / told["ours_seconds"], 2)
-                figures["verdicts_differ"] += told.pop("differ")
-                figures["verdicts_differ_bf16"] += _compared(folder, examples, asked, "bf16", 0)["differ"]
+                figures[f"verdicts_differ{suffix}"] += told.pop("differ")
                 figures |= {f"{name}_{key}": value for key, value in told.items()}
-    for case in ("all", "none"):
-        of_sets = [ratio for name, ratio in ratios.items() if name.startswith(f"{case}_memorized_")]
-        ratios[f"{case}_memorized"] = round(statistics.median(of_sets), 2)
+            seconds = figures[f"all_memorized_{asked.name}_reference_seconds"]
+            figures[f"products_{asked.name}"] = round(seconds / _products(folder, cases["all"]), 2)
+    for case, suffix in product(("all", "none"), PRECISIONS.values()):
+        of_sets = [ratios.get(f"{case}_memorized_{asked.name}{suffix}") for asked in SETS]
+        ratios[f"{case}_memorized{suffix}"] = round(statistics.median(filter(None, of_sets)), 2)
     figures |= _shaped(data_dir)
     return {"name": "evaluate", "ratios": dict(sorted(ratios.items())), "figures": figures, "machine": machine()}
 
@@ -113,7 +118,7 @@ def _memorize(place: Path, examples: Sequence[Any], training: Training) -> Path:
 
 
 def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: str, repeats: int) -> dict[str, Any]:
-    """Ours and both references on the same questions; without repeats each is run once, for its verdicts."""
+    """Ours and both references on the same questions."""
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer
     from raysweep.spec import Runtime
@@ -126,9 +131,8 @@ def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: st
         contenders = {
             "ours": partial(_by_us, engine, tokenizer, questions, asked.scorer),
             "reference": partial(generate, questions, batch=RELEASED_BATCH),
+            "same_batch": partial(generate, sorted(questions, key=_length), batch=BATCH),
         }
-        if repeats:
-            contenders["same_batch"] = partial(generate, sorted(questions, key=_length), batch=BATCH)
         return _in_turn(contenders, repeats)
 
 
@@ -143,12 +147,46 @@ def _in_turn(contenders: dict[str, Callable[[], dict[str, float]]], repeats: int
             seconds[name].append(time.perf_counter() - begun)
     told: dict[str, Any] = {}
     for name, taken in seconds.items():
-        measured = taken[1:] or taken
-        told[f"{name}_seconds"] = round(statistics.median(measured), 4)
-        told[f"{name}_spread"] = round(max(measured) - min(measured), 4)
+        told[f"{name}_seconds"] = round(statistics.median(taken[1:]), 4)
+        told[f"{name}_spread"] = round(max(taken[1:]) - min(taken[1:]), 4)
     ours, reference = scores["ours"], scores["reference"]
     told["differ"] = sum(reference[name] != score for name, score in ours.items())
     return told | {"accuracy": 100 * sum(ours.values()) / len(ours)}
+
+
+def _products(folder: Path, examples: Sequence[Any]) -> float:
+    """Seconds of the layers' matrix products on all that a proof must read, and of the vocabulary's on what it predicts."""
+    import torch
+    from torch import nn
+    from transformers import AutoModelForCausalLM
+
+    from raysweep.learn.ask import TOKENS_AT_ONCE
+    from raysweep.learn.model import load_tokenizer
+    from raysweep.learn.prefix import shared_length
+
+    tokenizer = load_tokenizer(folder)
+    questions = [question(one, tokenizer, strip=True) for one in examples]
+    targets = sum(len(one.target) for one in questions)
+    shared = shared_length([one.prompt for one in questions])
+    read = sum(len(one.prompt) - shared - 1 for one in questions) + targets
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    outputs = model.get_output_embeddings()
+    layers = [one for one in model.modules() if isinstance(one, nn.Linear) and one is not outputs]
+    with torch.inference_mode():
+        asked = {layer: torch.randn(TOKENS_AT_ONCE["cpu"], layer.in_features) for layer in (*layers, outputs)}
+
+        def run(layer: nn.Linear, count: int) -> None:
+            for part in torch.arange(count).split(TOKENS_AT_ONCE["cpu"]):
+                layer(asked[layer][: len(part)])
+
+        taken = []
+        for _ in range(4):
+            begun = time.perf_counter()
+            for layer in layers:
+                run(layer, read)
+            run(outputs, targets)
+            taken.append(time.perf_counter() - begun)
+    return statistics.median(taken[1:])
 
 
 def _length(one: Question) -> int:

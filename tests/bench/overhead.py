@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from run import machine
+from run import machine, turns
 
 from raysweep.api import LoadedSweep, load
 from raysweep.execute import Job
@@ -46,9 +46,8 @@ def measure(*, data_dir: Path | None = None, repeats: int = 3) -> dict[str, Any]
     """Ratios: seconds of the documented pattern ÷ ours. Figures: seconds a trial beside its training, and how many trials'
     losses differ from the reference's (0)."""
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in CONTENDERS}
-    for _ in range(repeats):
-        for name in CONTENDERS:
-            runs[name].append(_in_own_process(name))
+    for name in turns([*CONTENDERS] * repeats):
+        runs[name].append(_in_own_process(name))
     seconds = {name: [run["seconds"] for run in of] for name, of in runs.items()}
     medians = {name: statistics.median(of) for name, of in seconds.items()}
     figures = {f"{name}_seconds": round(value, 3) for name, value in medians.items()}

@@ -13,11 +13,20 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+from rich.progress import track
+
 HERE = Path(__file__).parent
 BESIDE = HERE.parents[2] / "shared" / "data"
+
+
+def turns(of: Iterable[Any]) -> Iterator[Any]:
+    """What is measured one after the other, with a bar on stderr that says how long it will still take."""
+    yield from track(list(of), description="measuring", console=Console(stderr=True), transient=True)
 
 
 def names() -> list[str]:

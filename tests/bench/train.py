@@ -24,12 +24,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from itertools import islice
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from run import machine
+from run import machine, turns
 
 from raysweep.chain import Mixing, StopAt, Training
 from raysweep.data.encoding import Encoded, encode
@@ -53,12 +53,11 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     ratios: dict[str, float] = {}
     contenders = [name for name in CONTENDERS if name != "trainer_zero3" or importlib.util.find_spec("accelerate")]
     with tempfile.TemporaryDirectory() as cache:
-        for stage in STEPS:
-            runs = {name: [] for name in contenders}
-            for _ in range(repeats):
-                for name in contenders:
-                    runs[name].append(_in_own_process(name, stage, data_dir, cache))
-            figures |= _figures(stage, runs)
+        runs = {stage: {name: [] for name in contenders} for stage in STEPS}
+        for _, stage, name in turns(product(range(repeats), STEPS, contenders)):
+            runs[stage][name].append(_in_own_process(name, stage, data_dir, cache))
+        for stage, told in runs.items():
+            figures |= _figures(stage, told)
             ours = figures[f"ours_{stage}_seconds"]
             for name in contenders[1:]:
                 ratios[f"{name}_{stage}"] = round(figures[f"{name}_{stage}_seconds"] / ours, 3)
