@@ -55,7 +55,7 @@ def bucket(s3_endpoint: str) -> str:
 
 @pytest.hookimpl(tryfirst=True)  # xdist reads the marks when its turn comes
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with a Ray of their own go one after the other, in one process: two clusters would fight over the cores."""
+    """Tests with a Ray go one after the other, in one process, but for those that are alone in a group: the longest."""
     for item in items:
-        if item.get_closest_marker("ray"):
+        if item.get_closest_marker("ray") and not item.get_closest_marker("xdist_group"):
             item.add_marker(pytest.mark.xdist_group("ray"))

@@ -1,4 +1,4 @@
-"""Ray heads of a test's own: own ports, folder and token, ended by their own process group, never by `ray stop`."""
+"""Ray heads of a test's own: own ports, folder and token, ended process by process, never by `ray stop`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import json
 import os
 import random
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -180,9 +179,8 @@ def _wait_for(url: str, process: subprocess.Popen, log: Path) -> None:
 
 
 def _end(process: subprocess.Popen) -> None:
-    process.terminate()  # --block: it ends what it started
+    process.terminate()  # --block: it ends what it started, at its ease where workers are still there
     try:
-        process.wait(30)
+        process.wait(3)
     except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait(10)
+        lose(process)

@@ -91,6 +91,7 @@ def test_the_sweep_shown_is_the_file():
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
+@pytest.mark.xdist_group("readme")
 def test_every_command_runs(tmp_path, data_dir):
     """Line by line, in one folder, as a reader would; those that need a cloud or a GPU are planned instead."""
     (tmp_path / "experiments").symlink_to(ROOT / "experiments")

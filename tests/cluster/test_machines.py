@@ -25,7 +25,9 @@ from hosts import PLAIN_PATH, USER, Host
 
 import raysweep
 
-pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [
+    pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("machines"),
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 ADDRESSES = {"laptop": "10.0.0.100", "head": "10.0.0.1", "one": "10.0.0.2", "two": "10.0.0.3"}  # as in the cluster file

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from datetime import datetime
 from pathlib import Path
 
@@ -134,31 +135,40 @@ def test_who_has_left_is_waited_for_no_more():
 
 @pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.parametrize("priority", [0, 1])
-def test_two_sweeps_on_one_ray(tmp_path, priority):
+@pytest.mark.parametrize(("priority", "trials"), [(0, 8), (1, 5)])
+def test_two_sweeps_on_one_ray(tmp_path, priority, trials):
     """Two slots: the second sweep has half of them, or with a higher priority all, while the first one waits; both end."""
     with started(cpus=2) as head:
-        runs = [_run(tmp_path / "one", head, trials=6, priority=0), _run(tmp_path / "two", head, trials=4, priority=priority)]
-        for run in runs:
+        first = _run(tmp_path / "one", head, trials=trials, priority=0)
+        _wait_for_work(tmp_path / "one", first)
+        for run in (first, _run(tmp_path / "two", head, trials=3, priority=priority)):
             said = run.communicate(timeout=550)[0]
             assert run.returncode == 0, said
     one, two = (_spans(tmp_path / name) for name in ("one", "two"))
-    assert (len(one), len(two)) == (6, 4)
-    begun, over = sorted(start for start, _ in two)[1], max(end for _, end in two)  # by then the first has made room
+    assert (len(one), len(two)) == (trials, 3)
+    begun, over = sorted(start for start, _ in two)[priority], max(end for _, end in two)  # by then the first has made room
     share = _busy(two, begun, over) / (_busy(one, begun, over) + _busy(two, begun, over))
-    assert share == pytest.approx(0.5, abs=0.2) if priority == 0 else share > 0.7
+    assert share == pytest.approx(0.5, abs=0.2) if priority == 0 else share > 0.7, (one, two)
 
 
 def _run(folder: Path, head: Head, *, trials: int, priority: int) -> subprocess.Popen:
     """A sweep of so many trials of one stage, begun in a process of its own."""
     folder.mkdir()
     grid = {"d_a": ["kvr"], "mixer": ["none"], "seed": list(range(trials))}
-    train = {**SMALL["train"], "epochs": 25}
+    train = {**SMALL["train"], "epochs": 100}
     file = write(folder, name=folder.name, grid=grid, train=train, runtime={"priority": priority})
     command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", str(folder / "store"), "--address", head.address]
     environment = {**os.environ, **head.environment, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def _wait_for_work(folder: Path, run: subprocess.Popen) -> None:
+    """Until a stage of this sweep is being trained."""
+    end = time.monotonic() + 300
+    while not (folder / "store" / ".in-flight").is_dir():
+        assert run.poll() is None and time.monotonic() < end, run.communicate()[0]
+        time.sleep(0.1)
 
 
 def _spans(folder: Path) -> list[tuple[float, float]]:
