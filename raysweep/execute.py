@@ -239,6 +239,7 @@ class _Trial:
             training=training,
             total_steps=total_steps(len(data.encoded), training),
             runtime=self._job.runtime,
+            longest=max(map(len, data.encoded), default=1),
             trust_remote_code=self._job.model.trust_remote_code,
         )
 

@@ -27,6 +27,7 @@ __all__ = [
     "Text",
     "Train",
     "TrainPart",
+    "impossible",
     "size_in_bytes",
 ]
 
@@ -256,6 +257,7 @@ class Runtime(Strict):
     zero: Annotated[Literal[0, 1, 2, 3], BeforeValidator(_not_a_truth_value)] = 3
     micro_batch: Count | None = None
     offload: Literal["none", "optimizer", "all"] = "none"
+    gradient_checkpointing: bool | None = None
     gpus_per_worker: NotNegative | None = None
     cpus_per_worker: Positive | None = None
     isolate: bool = False
@@ -266,6 +268,23 @@ class Runtime(Strict):
     checkpoint_every: Positive = 600.0
     max_store: Annotated[str, AfterValidator(_size)] | None = None
     loggers: Annotated[tuple[Literal["tensorboard", "wandb", "mlflow"], ...], BeforeValidator(_several)] = ()
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Runtime:
+        if why := impossible("fp32", zero=self.zero, offload=self.offload):
+            raise ValueError(why)
+        return self
+
+
+def impossible(precision: str, *, zero: int, offload: str) -> str | None:
+    """Why DeepSpeed cannot train like this, and what to change; None where it can."""
+    if offload == "all" and zero != 3:
+        return f"runtime.offload all needs runtime.zero 3, found {zero}; use 3, or offload optimizer"
+    if offload == "optimizer" and zero == 0:
+        return "runtime.offload optimizer needs runtime.zero 1, 2 or 3, found 0"
+    if offload != "none" and precision == "bf16_pure":
+        return "train.precision bf16_pure cannot be offloaded; use runtime.offload none, or precision bf16"
+    return None
 
 
 Axis = tuple[Any, ...]
@@ -301,6 +320,15 @@ class Sweep(Settings):
             }
             return {**value, "grid": grid}
         return value
+
+    @model_validator(mode="after")
+    def _can_be_trained(self) -> Sweep:
+        parts = (part.precision for part in self.train.stages.values())
+        precisions = {self.train.precision, *parts, *self.grid.get("train.precision", ())} - {None}
+        for precision in sorted(map(str, precisions)):
+            if why := impossible(precision, zero=self.runtime.zero, offload=self.runtime.offload):
+                raise ValueError(why)
+        return self
 
     def settings(self) -> Settings:
         """The part that is computed, without the file's other sections."""

@@ -15,6 +15,7 @@ from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, Worke
 from ray.train import PreemptionError, WorkerGroupError
 
 from raysweep import records
+from raysweep.errors import TrialFailed
 from raysweep.execute import Job
 from raysweep.store import Store
 
@@ -32,6 +33,8 @@ def attempt(job: Job, fit: Callable[[], Mapping[str, Any]]) -> dict[str, Any]:
         record = fit()
         return {**_summary(record), "final": record["of_run"]["preemptions"] <= job.runtime.max_preemptions}
     except Exception as error:
+        if result := _result(error):
+            return {**_summary(_failed(job, result)), "final": True}
         record = _account(job, error)
         if record.get("status") == "failed" and record["of_run"]["failures"] > job.runtime.max_failures:
             return {**_summary(record), "final": False}
@@ -51,6 +54,21 @@ def is_loss(error: BaseException) -> bool:
 def tries(job: Job) -> int:
     """How often Tune may start a trial again at most: one more than our own counts allow, so that they have the last word."""
     return job.runtime.max_failures + job.runtime.max_preemptions + 1
+
+
+def _result(error: Exception) -> TrialFailed | None:
+    """What a worker of a group knows to fail again, whatever the others then raised."""
+    raised = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
+    return next((one for one in raised if isinstance(one, TrialFailed)), None)
+
+
+def _failed(job: Job, result: TrialFailed) -> dict[str, Any]:
+    """The trial's record, which says so also where another worker's error came first."""
+    record = Store(job.store).trial(job.trial) or {}
+    if record.get("status") == "failed" and record["error"] == str(result):
+        return record
+    header = record if record.get("run") == job.run else _header(job, record)
+    return _written(Store(job.store), job, records.failed_trial(header, result, before={}))
 
 
 def _account(job: Job, error: Exception) -> dict[str, Any]:

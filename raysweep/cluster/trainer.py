@@ -27,6 +27,7 @@ from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
 from raysweep.cluster.handing import handed
 from raysweep.cluster.metrics import observed
+from raysweep.errors import TrialFailed
 from raysweep.execute import Job, Report, execute
 
 __all__ = ["GROUP_DRIVER", "fit_alone", "fit_here", "run_in_group", "run_warm", "torchrun_variables"]
@@ -149,11 +150,18 @@ def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _run_in_worker(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A rank of a worker group. Raises TrialFailed where several ranks have a result that is no use to any: those that
+    got no further than a collective would wait for this one, and an error ends the group."""
+
     def report(event: Mapping[str, Any]) -> None:
         train.report(dict(event))
 
-    first = train.get_context().get_world_rank() == 0  # every rank says the same: one of them is enough
-    return execute(config["job"], report=observed(config["job"], report) if first else report)
+    ranks = train.get_context()
+    first = ranks.get_world_rank() == 0  # every rank says the same: one of them is enough
+    record = execute(config["job"], report=observed(config["job"], report) if first else report)
+    if record["status"] == "failed" and ranks.get_world_size() > 1:
+        raise TrialFailed(record["error"])
+    return record
 
 
 @cache

@@ -6,6 +6,7 @@ All ranks make the same calls in the same order. One engine is closed before the
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import os
 from collections.abc import Iterator
@@ -28,10 +29,11 @@ from raysweep.spec import Runtime
 
 __all__ = ["Engine", "Stats"]
 
+log = logging.getLogger(__name__)
+
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 16384}  # of one micro-batch, padding included, where no size is asked for
 PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more forward and backward pass costs, in tokens
-CHECKPOINTED_FROM = 10**9  # weights; larger models recompute activations on a GPU rather than keep them
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,12 @@ class Engine:
     """A model on DeepSpeed, or on its own where it is only asked.
 
     `total_steps` is the length of the learning-rate schedule: all epochs, whether or not a stop rule ends them early.
+    `longest` is the longest example to come, in tokens: on a GPU, micro-batches are as large as there is room for.
     """
 
     def __init__(
-        self, folder: Path | str, *, training: Training, total_steps: int, runtime: Runtime, for_training: bool = True,
-        trust_remote_code: bool = False,
+        self, folder: Path | str, *, training: Training, total_steps: int, runtime: Runtime, longest: int = 1,
+        for_training: bool = True, trust_remote_code: bool = False,
     ):
         self.folder = Path(folder)
         self.training = training
@@ -61,6 +64,8 @@ class Engine:
         self.device = self.ranks.device
         self._scored: Scored | None = None
         self._engine: Any = None
+        self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
+        self._longest = longest
         self._open(for_training=for_training, trust_remote_code=trust_remote_code)
         # Packing pays where attention skips what a packed batch masks; elsewhere sorted micro-batches are faster.
         self.packed = self.model.config._attn_implementation == "flash_attention_2"
@@ -80,7 +85,7 @@ class Engine:
         """One optimizer step on a global batch; its loss is the mean over the batch's target tokens."""
         parts = batches.deal(
             batch.examples, rank=self.ranks.rank, ranks=self.ranks.size, most=self.runtime.micro_batch,
-            most_tokens=TOKENS_AT_ONCE[self.device.type], overhead=PASS_OVERHEAD[self.device.type], packed=self.packed,
+            most_tokens=self._tokens_at_once, overhead=PASS_OVERHEAD[self.device.type], packed=self.packed,
         )
         lr = rate(batch.step, self.total_steps, self.training)
         for group in self._engine.optimizer.param_groups:
@@ -171,29 +176,42 @@ class Engine:
 
     def _open(self, *, for_training: bool, trust_remote_code: bool) -> None:
         parts = {"training": self.training, "runtime": self.runtime, "ranks": self.ranks}
-        if for_training and self.device.type == "cuda":
-            self._refuse_what_does_not_fit()
+        recomputes = for_training and self._fit()
         sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
         with sharded, quiet():
-            model = _load(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code)
+            model = _load(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code)
         if not for_training:
             self._scored = Scored(model.to(self.device)).eval()
             return
-        if self.device.type == "cuda" and model.num_parameters() > CHECKPOINTED_FROM:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+        if recomputes:
+            _recompute(model, self.folder)
         self._engine = zero.start(Scored(model), **parts)
         self._scored = self._engine.module
         self._scored.train()
 
-    def _refuse_what_does_not_fit(self) -> None:
-        tokens = TOKENS_AT_ONCE[self.device.type]
-        shape = memory.shape_of(self.folder)
-        runtime = self.runtime.model_copy(update={"workers": self.ranks.size})
-        needed = memory.need(
-            shape, training=self.training, runtime=runtime, tokens=tokens, recomputed=shape.weights > CHECKPOINTED_FROM
-        )
-        available = torch.cuda.get_device_properties(self.device).total_memory
-        memory.refuse_what_does_not_fit(needed, available=available, runtime=runtime)
+    def _fit(self) -> bool:
+        """Refuse what has no room, and cut micro-batches so that they have; whether activations are recomputed."""
+        try:
+            shape = memory.shape_of(self.folder)
+        except KeyError as error:
+            log.warning("what %s needs of memory cannot be told: %s", self.folder, error)
+            return bool(self.runtime.gradient_checkpointing)
+        told = {"training": self.training, "runtime": self.runtime.model_copy(update={"workers": self.ranks.size})}
+        room = self._room()
+        memory.refuse_what_does_not_fit(shape, **told, room=room)
+        recomputes = memory.recomputes(shape, self.runtime, on_gpu=room.device is not None)
+        if room.device is not None:
+            told |= {"available": room.device, "longest": self._longest, "most": self._tokens_at_once}
+            self._tokens_at_once = memory.tokens_at_once(shape, **told, recomputed=recomputes)
+        return recomputes
+
+    def _room(self) -> memory.Room:
+        """What this worker may use, beside those that share its machine."""
+        free = memory.free_memory()
+        host = free // int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks.size)) if free is not None else None
+        if self.device.type != "cuda":
+            return memory.Room(None, host)
+        return memory.Room(torch.cuda.get_device_properties(self.device).total_memory, host)
 
     def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:
         """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scale` counts them in."""
@@ -230,19 +248,33 @@ def _smaller(runtime: Runtime) -> str:
     return f"reduce {sizes}, offload more (runtime.offload is {runtime.offload}), or use more runtime.workers"
 
 
-def _load(folder: Path, dtype: torch.dtype, device: torch.device, trust_remote_code: bool) -> nn.Module:
+def _load(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> nn.Module:
     try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        attention = _attention(config, dtype, device)
         return transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=_attention(device), trust_remote_code=trust_remote_code
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
         )
     except (OSError, ValueError) as error:
         raise BadInput(f"model folder {folder}: not a causal language model that can be loaded ({error})") from error
 
 
-def _attention(device: torch.device) -> str | None:
-    """Flash-attention where it is installed and can run; None leaves the choice to Transformers: SDPA, else eager."""
-    flash = device.type == "cuda" and transformers.utils.is_flash_attn_2_available()
-    return "flash_attention_2" if flash else None
+def _recompute(model: nn.Module, folder: Path) -> None:
+    """Let layers recompute their activations in the backward pass."""
+    if not model.supports_gradient_checkpointing:
+        raise BadInput(f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false")
+    named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the second is the name before 5.23
+    next(getattr(model, name) for name in named if hasattr(model, name))({"use_reentrant": False})
+
+
+def _attention(config: transformers.PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
+    """Flash-attention where it is installed and this model can use it, which takes 16 bits; None leaves the choice to
+    Transformers: SDPA, else eager."""
+    if device.type != "cuda" or dtype == torch.float32 or not transformers.utils.is_flash_attn_2_available():
+        return None
+    known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    able = type(config) in known and getattr(known[type(config)], "_supports_flash_attn", False)
+    return "flash_attention_2" if able else None
 
 
 def _number(value: Any) -> float:

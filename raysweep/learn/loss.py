@@ -69,11 +69,13 @@ class Scored(nn.Module):
         return output.last_hidden_state.flatten(0, 1)[source_N]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Float32 logits, with what some families do to them after the output embedding (Gemma, Cohere, Granite)."""
+        """Float32 logits, with what some families do to them after the output embedding (Gemma, Cohere, Falcon, Granite)."""
         logits_NV = self.model.get_output_embeddings()(hidden_ND).float()
         config = self.model.config.get_text_config()
         if (scale := getattr(config, "logit_scale", None)) is not None:
             logits_NV = logits_NV * scale
+        if (multiplier := getattr(config, "lm_head_multiplier", None)) is not None:
+            logits_NV = logits_NV * multiplier
         if (scaling := getattr(config, "logits_scaling", None)) is not None:
             logits_NV = logits_NV / scaling
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:

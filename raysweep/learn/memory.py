@@ -7,6 +7,7 @@ activations are an estimate for Llama-like layers.
 from __future__ import annotations
 
 import json
+import logging
 import math
 import re
 import struct
@@ -16,10 +17,15 @@ from typing import Any
 
 from raysweep.chain import Training
 from raysweep.errors import TrialFailed
-from raysweep.spec import Runtime
+from raysweep.spec import Runtime, impossible
 
-__all__ = ["Need", "Shape", "free_memory", "need", "refuse_what_does_not_fit", "shape_of"]
+__all__ = [
+    "Need", "Room", "Shape", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of", "tokens_at_once",
+]
 
+log = logging.getLogger(__name__)
+
+CHECKPOINTED_FROM = 10**9  # weights; larger models recompute activations on a GPU rather than keep them
 BUCKET = 500_000_000  # gradients on their way to their shard, in weights
 LOGITS_BYTES = 3 * 4 * 2**27  # float32 logits of one chunk, their softmax and gradient
 PER_WEIGHT = {  # precision: weight, gradient, optimizer states with the master copy that ZeRO keeps
@@ -61,16 +67,32 @@ class Need:
         return self.held + self.activations
 
 
+@dataclass(frozen=True, slots=True)
+class Room:
+    """Bytes that one worker may use of a device (None: it trains in the machine's memory) and of its machine's memory
+    (None: nobody knows)."""
+
+    device: int | None
+    host: int | None
+
+    def holds(self, needed: Need) -> bool:
+        """Whether what stays for the whole stage has room."""
+        if self.device is None:
+            return self.host is None or needed.held + needed.host <= self.host
+        return needed.held <= self.device and (self.host is None or needed.host <= self.host)
+
+
 def shape_of(folder: Path) -> Shape:
-    """A model folder's shape, from config.json and the headers of its safetensors."""
+    """A model folder's shape, from config.json and the headers of its safetensors. Raises KeyError where the
+    configuration calls its sizes by other names than most models."""
     config = json.loads((folder / "config.json").read_text())
     config = config.get("text_config", config)
-    hidden = config.get("hidden_size") or config["n_embd"]
+    hidden = _size(config, "hidden_size", "n_embd", "d_model", "dim")
     files = sorted(folder.glob("*.safetensors"))
     shape = {
-        "layers": config.get("num_hidden_layers") or config["n_layer"], "hidden": hidden,
+        "layers": _size(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"), "hidden": hidden,
         "vocabulary": config["vocab_size"],
-        "intermediate": config.get("intermediate_size") or 4 * hidden,
+        "intermediate": config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden,
     }
     weights = sum(map(_weights_in, files)) if files else _weights_by(config, **shape)
     return Shape(weights=weights, **shape)
@@ -96,14 +118,44 @@ def need(shape: Shape, *, training: Training, runtime: Runtime, tokens: int, rec
     return Need(weights=weights, gradients=gradients, states=states, activations=activations, host=host)
 
 
-def refuse_what_does_not_fit(needed: Need, *, available: int, runtime: Runtime) -> None:
-    """TrialFailed, with what to change, where even without activations a device of `available` bytes is too small."""
-    if needed.held <= available:
+def recomputes(shape: Shape, runtime: Runtime, *, on_gpu: bool) -> bool:
+    """Whether activations are recomputed in the backward pass rather than kept."""
+    if runtime.gradient_checkpointing is not None:
+        return runtime.gradient_checkpointing
+    return on_gpu and shape.weights > CHECKPOINTED_FROM
+
+
+def refuse_what_does_not_fit(shape: Shape, *, training: Training, runtime: Runtime, room: Room) -> None:
+    """TrialFailed, with what would fit, where there is too little room even without activations."""
+    needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
+    if room.holds(needed):
         return
-    parts = ", ".join(f"{name} {_gib(value)}" for name, value in asdict(needed).items() if value and name != "host")
-    raise TrialFailed(
-        f"this stage needs {_gib(needed.device)} a worker ({parts}), the device has {_gib(available)}; {_advice(runtime)}"
-    )
+    parts = ", ".join(f"{name} {_gib(value)}" for name, value in asdict(needed).items() if value)
+    places = {"the device": room.device, "the machine's free memory": room.host}
+    found = ", ".join(f"{name} {_gib(size)} a worker" for name, size in places.items() if size is not None)
+    advice = _what_fits(shape, training, runtime, room)
+    raise TrialFailed(f"this stage needs {parts} for each worker and activations; there is: {found}; {advice}")
+
+
+def tokens_at_once(
+    shape: Shape, *, training: Training, runtime: Runtime, available: int, longest: int, most: int, recomputed: bool
+) -> int:
+    """Tokens of a micro-batch whose activations should have room on a device of `available` bytes: `most` at best, and
+    `longest`, the longest example, at least."""
+
+    def needed(tokens: int) -> Need:
+        return need(shape, training=training, runtime=runtime, tokens=tokens, recomputed=recomputed)
+
+    while most > longest and needed(most).device > available:
+        most //= 2
+    most = max(most, longest)
+    if needed(most).device > available:
+        log.warning(
+            "an example of %d tokens needs about %s beside %s that stay, the device has %s: it may run out of memory; %s",
+            longest, _gib(needed(most).activations), _gib(needed(most).held), _gib(available),
+            "runtime.gradient_checkpointing true, runtime.offload, more runtime.workers or a smaller train.max_length help",
+        )  # fmt: skip
+    return most
 
 
 def free_memory() -> int | None:
@@ -126,16 +178,32 @@ def free_memory() -> int | None:
     return min(machine, rest) if machine is not None else rest
 
 
-def _advice(runtime: Runtime) -> str:
-    if runtime.zero < 3:
-        return "set runtime.zero to 3, or use more runtime.workers"
-    match runtime.offload:
-        case "none":
-            return "set runtime.offload to optimizer, or use more runtime.workers"
-        case "optimizer":
-            return "set runtime.offload to all, or use more runtime.workers"
-        case _:
-            return "use more runtime.workers, or a smaller runtime.micro_batch"
+def _what_fits(shape: Shape, training: Training, runtime: Runtime, room: Room) -> str:
+    """The smallest change of the runtime for which there is room, by the same count."""
+
+    def fits(**change: Any) -> bool:
+        changed = {"zero": runtime.zero, "offload": runtime.offload, "workers": runtime.workers, **change}
+        if impossible(training.precision, zero=changed["zero"], offload=changed["offload"]):
+            return False
+        other = runtime.model_copy(update=changed)
+        return room.holds(need(shape, training=training, runtime=other, tokens=0, recomputed=True))
+
+    def words(change: dict[str, Any]) -> str:
+        new = {name: value for name, value in change.items() if value != getattr(runtime, name)}
+        return " and ".join(f"runtime.{name} {value}" for name, value in new.items())
+
+    here = ({"zero": 3, "offload": offload} for offload in ("none", "optimizer", "all"))
+    wider = ({"workers": runtime.workers * 2**power, "zero": 3} for power in range(1, 11))
+    found = [words(change) for some in (here, wider) if (change := next((one for one in some if fits(**one)), None))]
+    return f"set {', or '.join(found)}" if found else "use a smaller model or larger devices"
+
+
+def _size(config: dict[str, Any], *names: str) -> int:
+    """A size, by the first of its names that the configuration has."""
+    found = next((config[name] for name in names if config.get(name)), None)
+    if found is None:
+        raise KeyError(f"none of {', '.join(names)} in config.json")
+    return found
 
 
 def _activations(shape: Shape, tokens: int, width: int, recomputed: bool) -> int:

@@ -9,7 +9,7 @@ import torch
 from raysweep.chain import Training
 from raysweep.errors import BadInput
 from raysweep.learn.ranks import Ranks
-from raysweep.spec import Runtime
+from raysweep.spec import Runtime, impossible
 
 __all__ = ["refuse_what_cannot_be", "settings"]
 
@@ -29,12 +29,8 @@ def settings(*, training: Training, runtime: Runtime, ranks: Ranks) -> dict[str,
 
 def refuse_what_cannot_be(training: Training, runtime: Runtime) -> None:
     """BadInput for combinations that DeepSpeed cannot do."""
-    if runtime.offload == "all" and runtime.zero != 3:
-        raise BadInput(f"runtime.offload all needs runtime.zero 3, found {runtime.zero}; use 3, or offload optimizer")
-    if runtime.offload == "optimizer" and runtime.zero == 0:
-        raise BadInput("runtime.offload optimizer needs runtime.zero 1, 2 or 3, found 0")
-    if runtime.offload != "none" and training.precision == "bf16_pure":
-        raise BadInput("train.precision bf16_pure cannot be offloaded; use runtime.offload none, or precision bf16")
+    if why := impossible(training.precision, zero=runtime.zero, offload=runtime.offload):
+        raise BadInput(why)
 
 
 def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:

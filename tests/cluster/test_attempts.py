@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 from ray.exceptions import ActorDiedError, OutOfMemoryError
@@ -10,7 +11,9 @@ from ray.train import WorkerGroupError
 from ray.train.v2._internal.exceptions import WorkerHealthCheckFailedError
 from sweeps import small
 
+from raysweep.cluster import trainer
 from raysweep.cluster.attempts import attempt, is_loss, tries
+from raysweep.errors import TrialFailed
 from raysweep.store import Store
 
 
@@ -46,6 +49,26 @@ def test_a_bug_counts_even_where_no_worker_could_record_it(job, error):
     summary = attempt(job, raising(error))
     assert (summary["status"], summary["error"], summary["final"]) == ("failed", "ValueError: bad", False)
     assert Store(job.store).trial(job.trial)["of_run"] == {"failures": 1, "preemptions": 0}
+
+
+def test_what_one_worker_knows_to_fail_again_is_the_result_whatever_the_others_raise(job):
+    """It is out of memory, and the others lose their connection to it."""
+    errors = {0: RuntimeError("connection closed by peer"), 1: TrialFailed("out of memory at step 3")}
+    summary = attempt(job, raising(WorkerGroupError("", errors)))
+    assert (summary["status"], summary["error"], summary["final"]) == ("failed", "out of memory at step 3", True)
+    assert Store(job.store).trial(job.trial)["error"] == "out of memory at step 3"
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_rank_that_fails_ends_the_group_that_waits_for_it(job, monkeypatch, size):
+    ranks = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: size)
+    monkeypatch.setattr("raysweep.cluster.trainer.train.get_context", lambda: ranks)
+    monkeypatch.setattr("raysweep.cluster.trainer.execute", lambda job, report: {"status": "failed", "error": "full"})
+    if size == 1:
+        assert trainer._run_in_worker({"job": job})["error"] == "full"
+        return
+    with pytest.raises(TrialFailed, match="full"):
+        trainer._run_in_worker({"job": job})
 
 
 def test_tune_tries_as_often_as_both_counts_allow(job):

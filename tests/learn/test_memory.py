@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
+from itertools import islice
 
 import pytest
 import torch
@@ -11,7 +13,7 @@ import torch
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import batches_from, deal, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.memory import Shape, need, refuse_what_does_not_fit, shape_of
+from raysweep.learn.memory import Room, Shape, need, recomputes, refuse_what_does_not_fit, shape_of, tokens_at_once
 from raysweep.spec import Runtime
 
 LLAMA_8B = {
@@ -57,15 +59,74 @@ def test_shape_of_a_configuration_alone(tmp_path):
     assert shape_of(tmp_path).weights == pytest.approx(8.03e9, rel=0.001)
 
 
-def test_what_does_not_fit_is_refused_with_what_to_change(training, tmp_path):
+@pytest.fixture
+def llama(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(LLAMA_8B))
-    shape = shape_of(tmp_path)
+    return shape_of(tmp_path)
 
-    def told(**runtime):
-        return need(shape, training=training(precision="bf16"), runtime=Runtime(**runtime), tokens=16384, recomputed=True)
 
-    with pytest.raises(TrialFailed, match=r"runtime\.offload to optimizer"):
-        refuse_what_does_not_fit(told(), available=80 * 2**30, runtime=Runtime())
-    offloaded = Runtime(offload="optimizer")
-    refuse_what_does_not_fit(told(offload="optimizer"), available=80 * 2**30, runtime=offloaded)
-    assert told(workers=8).held < told().held / 6
+GIB = 2**30
+
+
+@pytest.mark.parametrize(
+    ("precision", "runtime", "room", "advice"),
+    [
+        ("bf16", {}, Room(80 * GIB, 500 * GIB), "set runtime.offload optimizer, or runtime.workers 2"),
+        ("bf16", {"zero": 1}, Room(80 * GIB, 500 * GIB), "set runtime.zero 3 and runtime.offload optimizer, or "),
+        ("bf16", {"zero": 1, "workers": 4}, Room(40 * GIB, 500 * GIB), "set runtime.zero 3, or runtime.workers 8"),
+        ("bf16", {}, Room(24 * GIB, 500 * GIB), "set runtime.offload optimizer, or runtime.workers 8"),
+        ("bf16", {}, Room(12 * GIB, 500 * GIB), "set runtime.offload all, or runtime.workers 16"),
+        ("bf16", {}, Room(80 * GIB, 64 * GIB), "set runtime.workers 2"),
+        ("bf16_pure", {}, Room(70 * GIB, 500 * GIB), "set runtime.workers 2"),
+        ("fp32", {}, Room(None, 16 * GIB), "set runtime.workers 16"),
+        ("fp32", {}, Room(2**20, 2**20), "use a smaller model or larger devices"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused_with_what_does(training, llama, precision, runtime, room, advice):
+    settings = training(precision=precision)
+    with pytest.raises(TrialFailed) as refused:
+        refuse_what_does_not_fit(llama, training=settings, runtime=Runtime(**runtime), room=room)
+    assert advice in str(refused.value)
+
+
+def test_what_is_advised_is_not_refused(training, llama):
+    settings = training(precision="bf16")
+    for runtime in (Runtime(offload="optimizer"), Runtime(workers=2)):
+        refuse_what_does_not_fit(llama, training=settings, runtime=runtime, room=Room(80 * GIB, 500 * GIB))
+    refuse_what_does_not_fit(llama, training=settings, runtime=Runtime(), room=Room(None, None))  # nobody knows
+
+
+def test_micro_batches_are_as_large_as_there_is_room_for(training, llama, caplog):
+    def tokens(available, *, longest=500, workers=8, recomputed=True):
+        told = {"training": training(precision="bf16"), "runtime": Runtime(workers=workers)}
+        return tokens_at_once(llama, **told, available=available, longest=longest, most=16384, recomputed=recomputed)
+
+    assert tokens(141 * GIB) == 16384
+    assert tokens(22 * GIB) < tokens(26 * GIB) <= 16384
+    assert tokens(60 * GIB, recomputed=False) < tokens(60 * GIB)
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert tokens(20 * GIB, longest=2048) == 2048, "an example is never cut"
+    assert "an example of 2048 tokens" in caplog.text
+    assert recomputes(llama, Runtime(), on_gpu=True)
+    assert not recomputes(llama, Runtime(gradient_checkpointing=False), on_gpu=True)
+
+
+def test_recomputed_activations_change_no_bit(tiny, pairs, training, encoded):
+    """And are fewer: what the backward pass needs is not kept by the forward pass."""
+    examples, settings = encoded(pairs(16)), training()
+    told = []
+    for recomputed in (False, True):
+        runtime = Runtime(gradient_checkpointing=recomputed)
+        with Engine(tiny, training=settings, total_steps=total_steps(16, settings), runtime=runtime) as engine:
+            batches = islice(batches_from(0, examples, training=settings, seed=0), 3)
+            told.append([engine.step(batch) for batch in batches])
+            assert engine.model.is_activation_checkpointing == recomputed
+    assert told[0] == told[1]
+
+
+def test_a_stage_without_room_is_refused_before_its_weights_are_read(tiny, training, monkeypatch):
+    monkeypatch.setattr("raysweep.learn.memory.free_memory", lambda: 10**7)
+    monkeypatch.setattr("raysweep.learn.engine._load", None)
+    with pytest.raises(TrialFailed, match="machine's free memory"):
+        Engine(tiny, training=training(), total_steps=1, runtime=Runtime())
