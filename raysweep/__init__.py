@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["compare", "curves", "evals", "export", "figure", "load", "page", "predictions", "table", "transfer", "trials"]
+__all__ = [
+    "compare", "curves", "evals", "export", "figure", "load", "page", "predictions", "rescore", "table", "transfer", "trials",
+]
 
 _REPORTING = ("compare", "figure", "page", "table", "transfer")
 

@@ -35,6 +35,7 @@ __all__ = [
     "load",
     "overview",
     "predictions",
+    "rescore",
     "sources",
     "store_url",
     "trials",
@@ -263,6 +264,18 @@ def predictions(
 
     opened = Store(store_url(store))
     return predictions_of(sources(name, opened, data=data), opened, where=where)
+
+
+def rescore(
+    name: Names, scorer: str, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """`predictions` as another rule scores them (exact, contains, numeric, rouge_l), without a model.
+
+    An answer that was cut, since its own rule could not find it right any more (`whole` is false), gets no number.
+    """
+    from raysweep.report.long import rescored
+
+    return rescored(predictions(name, store=store, data=data, where=where), scorer)
 
 
 def curves(

@@ -70,10 +70,12 @@ def ask(engine: Engine, asked: Asked, tokenizer: Any, *, stage: int) -> Answered
             "example": one.id,
             "prompt": example.prompt,
             "target": example.target,
+            "golds": list(question.golds),
             "prediction": one.text,
+            "whole": one.whole,
             "score": one.score,
         }
-        for one, example in zip(given, asked.examples, strict=True)
+        for one, question, example in zip(given, asked.questions, asked.examples, strict=True)
     ]
     evaluation = {
         **common,

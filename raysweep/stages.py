@@ -38,7 +38,9 @@ PREDICTIONS = pa.schema(
         ("example", pa.string()),
         ("prompt", pa.string()),
         ("target", pa.string()),
+        ("golds", pa.list_(pa.string())),
         ("prediction", pa.string()),
+        ("whole", pa.bool_()),
         ("score", pa.float64()),
     ]
 )

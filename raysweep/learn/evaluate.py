@@ -29,12 +29,13 @@ BATCH = 64
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer's text, cut short where it could no longer score. `proven`: by one forced pass."""
+    """An answer's text, cut short (and not `whole`) where it could no longer score. `proven`: by one forced pass."""
 
     id: str
     text: str
     score: float
     proven: bool
+    whole: bool
 
 
 def answer(
@@ -69,21 +70,22 @@ class Reader:
         whole = self._decoded(_before_end(tokens[: self.most], self.ends))
         return whole.split(one.stop, 1)[0] if one.stop else whole
 
+    def is_whole(self, tokens: Sequence[int], one: Question) -> bool:
+        """Has the answer come to its own end, or to its longest?"""
+        if len(tokens) >= self.most or (tokens and tokens[-1] in self.ends):
+            return True
+        return bool(tokens and one.stop and one.stop in self._decoded(tokens))
+
     def is_open(self, tokens: Sequence[int], one: Question) -> bool:
         """Can further tokens still change the score?"""
-        if len(tokens) >= self.most or (tokens and tokens[-1] in self.ends):
-            return False
-        if not tokens:
-            return True
-        so_far = self._decoded(tokens)
-        if one.stop and one.stop in so_far:
+        if self.is_whole(tokens, one):
             return False
         # a character may be half decoded at the end
-        return self.scorer.may_match(so_far.rstrip("\ufffd"), one.golds)
+        return not tokens or self.scorer.may_match(self._decoded(tokens).rstrip("\ufffd"), one.golds)
 
     def prediction(self, tokens: Sequence[int], one: Question, *, proven: bool) -> Prediction:
         text = self.text(tokens, one)
-        return Prediction(one.id, text, self.scorer.score(text, one.golds), proven)
+        return Prediction(one.id, text, self.scorer.score(text, one.golds), proven, self.is_whole(tokens, one))
 
     def _decoded(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)

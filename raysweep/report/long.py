@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pandas as pd
 import pyarrow as pa
 
+from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput, StoreError
 from raysweep.plan import Plan
 from raysweep.report.frame import Source, axes_of, trials_of
@@ -18,7 +20,7 @@ from raysweep.report.statistics import transfer
 from raysweep.report.where import choose
 from raysweep.store import EVALS, PREDICTIONS, Store
 
-__all__ = ["curves_of", "evals_of", "predictions_of", "stages_of", "transfer_of"]
+__all__ = ["curves_of", "evals_of", "predictions_of", "rescored", "stages_of", "transfer_of"]
 
 _READERS = 8  # threads; a bucket answers slowly, a disk does not mind
 _CURVE = pa.schema(
@@ -43,8 +45,23 @@ def evals_of(sources: Sequence[Source], store: Store, *, where: str | None = Non
 
 
 def predictions_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
-    """One row per trial × stage × evaluated set × example: prompt, target, prediction, score in [0, 1]."""
+    """One row per trial × stage × evaluated set × example: prompt, target, all golds, prediction, score in [0, 1].
+
+    A prediction is not `whole` where it was cut as soon as its scorer could not find it right any more.
+    """
     return _long(sources, store, where, lambda trials: _of_trials(store, trials, "predictions", PREDICTIONS))
+
+
+def rescored(predictions: pd.DataFrame, scorer: str) -> pd.DataFrame:
+    """Predictions with the `score` that another rule gives them; no number where they were cut, for they may have gone
+    on to what this rule looks for. Raises BadInput for a rule that there is not."""
+    if scorer not in SCORERS:
+        raise BadInput(f"scorer {scorer}: there is none; use {', '.join(SCORERS)}")
+    rule = SCORERS[scorer]
+    kept = predictions["whole"].eq(True) & predictions["golds"].notna()
+    told = predictions.assign(score=math.nan, scorer=rule.name, scorer_version=rule.version)
+    told.loc[kept, "score"] = [rule.score(one.prediction, list(one.golds)) for one in predictions[kept].itertuples()]
+    return told
 
 
 def curves_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:

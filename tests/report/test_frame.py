@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from sweeps import small
 
 import raysweep
 from raysweep.errors import BadInput
+from raysweep.report.long import rescored
 from raysweep.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0, 2.0], "seed": [0, 1]}
@@ -141,6 +143,16 @@ def test_long_forms_have_a_row_for_each_evaluation_answer_and_step(tmp_path: Pat
     assert curves["stage"].unique().tolist() == [1, 2] and curves["letter"].unique().tolist() == ["a", "b"]
     with pytest.raises(BadInput, match="scorer_version"):
         raysweep.evals("small", store=store.url, where="nonsense == 1")
+
+
+def test_whole_answers_are_scored_by_another_rule_and_cut_ones_get_no_number() -> None:
+    rows = [("a green lamp", ["lamp"], True), ("a green", ["a green lamp"], False), ("lamp", None, None)]
+    asked = pd.DataFrame(rows, columns=["prediction", "golds", "whole"]).assign(score=0.0, example=["x", "y", "z"])
+    told = rescored(asked, "rouge_l")
+    assert told["score"].tolist() == pytest.approx([0.5, math.nan, math.nan], nan_ok=True), "the last is from before both"
+    assert (told["scorer"] == "rouge_l").all() and list(asked["score"]) == [0.0] * 3
+    with pytest.raises(BadInput, match="scorer bleu: there is none; use exact, contains, numeric, rouge_l"):
+        rescored(asked, "bleu")
 
 
 def test_results_load_without_ray_and_torch(tmp_path: Path) -> None:
