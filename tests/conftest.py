@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tests run side by side
+os.environ.pop("RAY_ADDRESS", None)  # and on nobody else's cluster
+settings.register_profile("raysweep", deadline=None)
+settings.load_profile("raysweep")
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -58,16 +58,19 @@ def started(*, cpus: int = 2, workers: Mapping[str, Any] | None = None) -> Itera
 
 
 def nodes(head: Head) -> int:
-    """How many nodes are alive."""
+    """How many nodes are alive; 0 while nobody answers."""
     token = Path(head.environment["RAY_AUTH_TOKEN_PATH"]).read_text()
     asked = urllib.request.Request(f"{head.url}/api/v0/nodes", headers={"Authorization": f"Bearer {token}"})
-    with urllib.request.urlopen(asked, timeout=20) as answer:
-        return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
+    try:
+        with urllib.request.urlopen(asked, timeout=20) as answer:
+            return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
+    except OSError:
+        return 0
 
 
 def wait_for_nodes(head: Head, count: int) -> None:
     """Until so many nodes are alive."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while (found := nodes(head)) != count:
         assert time.monotonic() < end, f"{found} nodes"
         time.sleep(1)

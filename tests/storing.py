@@ -59,3 +59,11 @@ def write_weights(folder: Path, content: bytes) -> None:
     folder.mkdir()
     (folder / "config.json").write_bytes(content)
     (folder / "model.safetensors").write_bytes(content)
+
+
+def checkpoints(store: Path) -> set[str]:
+    """What checkpoints there are in a store on disk, whose folders are renamed and removed at any time."""
+    try:
+        return {str(path) for path in (store / ".in-flight").rglob("progress.json")}
+    except FileNotFoundError:
+        return set()

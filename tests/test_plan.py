@@ -111,7 +111,7 @@ def test_unresolved_sources_still_tell_stages_apart() -> None:
 
 
 def test_a_large_grid_is_planned_in_seconds() -> None:
-    began = time.perf_counter()
+    began = time.process_time()
     plan = planned({"grid": {**GRID, "seed": list(range(5000))}})
     assert len(plan.trials) == 20_000
-    assert time.perf_counter() - began < 10
+    assert time.process_time() - began < 10

@@ -204,9 +204,9 @@ def test_a_stage_that_is_trained_elsewhere_is_waited_for_and_taken_over() -> Non
 def test_a_hand_out_does_not_depend_on_how_many_trials_there_are(trials: int) -> None:
     forest = {f"{trial}": (f"a{trial % (trials // 10)}", f"b{trial}") for trial in range(trials)}
     schedule = Schedule(forest, slots=64)
-    began = time.perf_counter()
+    began = time.process_time()
     assert sum(1 for _ in _drained(schedule)) == trials
-    assert (time.perf_counter() - began) / trials < 200e-6
+    assert (time.process_time() - began) / trials < 200e-6
 
 
 def _drained(schedule: Schedule) -> Iterator[str]:

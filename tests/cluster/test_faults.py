@@ -9,6 +9,7 @@ import psutil
 import pytest
 from ray.exceptions import OutOfMemoryError
 from ray.tune import Tuner
+from storing import checkpoints
 from sweeps import SMALL, small
 
 from raysweep.errors import RaysweepError
@@ -25,12 +26,13 @@ def kill_workers_once_checkpointed(store, died, *, times):
     seen: set[str] = set()
     until = time.monotonic() + 240
     while time.monotonic() < until and len(died) < times:
-        new = {str(path) for path in (store / ".in-flight").rglob("progress.json")} - seen
+        new = checkpoints(store) - seen
         at_work = [one for one in psutil.Process().children(recursive=True) if one.pid not in died and _works(one)]
         if new and at_work:
-            seen |= new
             at_work[0].kill()
+            psutil.wait_procs([at_work[0]], timeout=60)
             died.append(at_work[0].pid)
+            seen |= checkpoints(store)
         time.sleep(0.05)
 
 

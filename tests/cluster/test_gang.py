@@ -9,6 +9,7 @@ import time
 import psutil
 import pytest
 from ray.exceptions import ActorDiedError
+from storing import checkpoints
 from sweeps import SMALL, small
 
 from raysweep.cluster import gang as gangs
@@ -108,11 +109,13 @@ def test_what_one_worker_knows_to_fail_again_is_the_trials_result(odd_gang, job)
 
 
 @pytest.mark.ray
-def test_a_gang_stays_for_the_next_trial_unless_one_of_it_does_not_end(odd_gang):
+def test_a_gang_stays_for_the_next_trial_unless_one_of_it_does_not_end(odd_gang, monkeypatch):
     gang = odd_gang("works")
+    monkeypatch.setattr(gangs, "GRACE", 60.0)
     first, told = ends(gang)
     assert {event["rank"] for event in told} == {"0", "1"}
     assert ends(gang)[0]["pid"] == first["pid"]
+    monkeypatch.setattr(gangs, "GRACE", 1.0)
     gang.job = odd_gang("works 0").job
     assert ends(gang)[0]["status"] == "done", "rank 0 wrote it; that the other hangs takes nothing from it"
     assert not gang.alive()
@@ -150,7 +153,7 @@ def _kill_once_checkpointed(store, who, died):
     """Wait for a checkpoint in this store, then kill one process of that name; those of its gang end up in `died`."""
     until = time.monotonic() + 300
     while time.monotonic() < until:
-        if any(path.is_file() for path in (store / ".in-flight").rglob("*.json")):
+        if checkpoints(store):
             gang = [*_named("Worker.work"), *_named("ImplicitFunc")]
             if killed := [process for process in gang if who in _title(process)]:
                 killed[-1].kill()

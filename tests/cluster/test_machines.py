@@ -38,7 +38,7 @@ model: {name: tiny}
 grid: {d_a: [kvr], d_b: [id], mixer: [none/none, none/random], seed: [0, 1, 2]}
 examples: 16
 mixing: {words: 8}
-train: {precision: fp32, lr: 1.0e-3, batch_size: 16, epochs: 5, stop: epochs, a: {epochs: 400}}
+train: {precision: fp32, lr: 1.0e-3, batch_size: 16, epochs: 5, stop: epochs, a: {epochs: 600}}
 runtime: {max_trials: 2, checkpoint_every: 2}
 """
 WIDE = """\
@@ -156,7 +156,9 @@ def lose_a_machine_at_work(laptop: Laptop, machines: dict[str, Host], store: Pat
     """Cut a worker off while a trial trains on it."""
     workers = {host.address: name for name, host in machines.items() if name in ("one", "two")}
     look = ("raysweep", "status", "night", "--store", store, "--address", DASHBOARD, "--json")
-    on_worker = lambda found: [one for one in at_work(found) if one["node_ip"] in workers]  # noqa: E731
+    on_worker = lambda found: [  # noqa: E731
+        one for one in at_work(found) if one["node_ip"] in workers and one["doing"].startswith("stage 1/")
+    ]
     status = until(lambda: json.loads(laptop.ask(*look)), on_worker)
     assert {"head", "one", "two"} >= {one["hostname"] for one in at_work(status)}
     lost = on_worker(status)[0]

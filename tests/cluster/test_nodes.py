@@ -16,7 +16,7 @@ from raysweep.store import Store
 
 GRID = {"d_a": ["kvr"], "mixer": ["none"]}
 LONG = {**SMALL["train"], "epochs": 200}
-OFTEN = {"checkpoint_every": 2.0, "max_failures": 0}
+OFTEN = {"checkpoint_every": 0.5, "max_failures": 0}
 
 
 def kept(store: Store, run: subprocess.Popen) -> list[dict]:
@@ -34,6 +34,7 @@ def kept(store: Store, run: subprocess.Popen) -> list[dict]:
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_a_lost_node_costs_no_failure_and_no_step_that_was_kept(tmp_path, bucket):
     file, store = write(tmp_path, grid=GRID, train=LONG, runtime=OFTEN), Store(bucket)
     with started(cpus=0) as head, joined(head, cpus=1, disk=tmp_path / "one") as one:
@@ -45,7 +46,7 @@ def test_a_lost_node_costs_no_failure_and_no_step_that_was_kept(tmp_path, bucket
         before = kept(store, run)
         lose(one)
         with joined(head, cpus=1, disk=tmp_path / "two"):
-            said, _ = run.communicate(timeout=400)
+            said, _ = run.communicate(timeout=600)
     assert run.returncode == 0, said
     frame = trials("small", store=bucket)
     assert frame[["status", "attempts", "preemptions"]].astype(str).to_numpy().tolist() == [["done", "2", "1"]], said

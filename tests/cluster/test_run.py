@@ -135,9 +135,12 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, root):
         [sys.executable, "-m", "raysweep.cli", "run", str(path), "--store", str(store)],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=root,
     )  # fmt: skip
-    _wait_for(lambda: list((store / ".in-flight").glob("*")) or run.poll() is not None, seconds=120)
-    run.send_signal(signal.SIGINT)
-    _, said = run.communicate(timeout=120)
+    try:
+        _wait_for(lambda: list((store / ".in-flight").glob("*")) or run.poll() is not None, seconds=400)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=300)
+    finally:
+        run.kill()
     assert run.returncode == 130, said
     assert "the same command goes on" in said
     statuses = {json.loads(record.read_text())["status"] for record in (store / "trials").glob("*/record.json")}
@@ -146,5 +149,6 @@ def test_ctrl_c_stops_cleanly_and_the_next_run_goes_on(tmp_path, root):
 
 def _wait_for(happens, *, seconds):
     until = time.monotonic() + seconds
-    while not happens() and time.monotonic() < until:
+    while not happens():
+        assert time.monotonic() < until
         time.sleep(0.2)

@@ -58,7 +58,7 @@ def test_two_sweeps_on_one_cluster_train_what_they_share_once(cluster, tmp_path,
         if killed:
             running.kill()
         outcome = ours.run(store=store.url, address="auto")
-        said = running.communicate(timeout=120)[1]
+        said = running.communicate(timeout=300)[1]
     finally:
         running.kill()
         running.wait()
@@ -76,7 +76,7 @@ def _address() -> str:
 
 
 def _wait_for(path, running) -> None:
-    for _ in range(600):
+    for _ in range(3000):
         if path.exists():
             return
         assert running.poll() is None, running.stderr.read()
