@@ -77,6 +77,30 @@ def test_random_weights_make_a_whole_model(bench, tmp_path):
     assert shape_of(folder) == Shape(weights=1_832_192, layers=2, hidden=256, intermediate=680, vocabulary=1024)
 
 
+def test_packed_is_compared_with_sorted_and_what_does_not_fit_leaves_a_line(bench, monkeypatch, tmp_path):
+    """With a GPU's part played: seconds a step by stage and attention, and one way that is out of memory."""
+    seconds = {("remix", "own"): 2.0, ("remix", "sdpa"): 3.0, ("long_tail", "own"): 5.0}
+    asked = []
+
+    def told(case, folder, data_dir):
+        asked.append(case.name)
+        if (case.stage, case.attention) not in seconds:
+            raise TrialFailed("out of memory on cuda:0")
+        measured = {"seconds": seconds[case.stage, case.attention], "tokens": 10.0, "peak_gib": 1.0}
+        return measured | {"model_flops": 989e12, "product_flops": 494.5e12}
+
+    monkeypatch.setattr(bench.throughput, "is_flash_attn_2_available", lambda: True)
+    monkeypatch.setattr(bench.throughput, "_chosen", lambda: ({"peak_flops": 989e12}, {"small": "none"}))
+    monkeypatch.setattr(bench.throughput, "_in_own_process", told)
+    result = bench.throughput.measure(data_dir=tmp_path, repeats=2)
+    figures = result["figures"]
+    assert result["ratios"] == {"packed_small_remix": 1.5}
+    assert figures["small_long_tail_sorted_failed"] == "out of memory on cuda:0"
+    assert asked.count("small_long_tail_sorted") == 1 and asked.count("small_long_tail") == 2
+    assert (figures["small_remix_mfu"], figures["small_remix_mfu_products"]) == (0.5, 0.25)
+    assert figures["small_remix_sorted_tokens_per_second"] == round(10 / 3)
+
+
 @pytest.mark.slow
 def test_the_small_shape_runs_through_where_no_gpu_is(bench, root, tmp_path):
     environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(root)}

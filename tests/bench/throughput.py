@@ -1,21 +1,20 @@
-"""Tokens a second and model FLOP utilisation of Llama shapes with random weights: ZeRO-3, one worker, bf16, without Ray.
+"""Tokens a second and model FLOP utilisation of Llama shapes, random weights: ZeRO-3 on one worker, bf16, no Ray.
 
 `python tests/bench/run.py throughput`. Shapes: those of Llama-3.2-1B and Llama-3-8B on a GPU, as far as their training
-fits by raysweep's own prediction, else with the optimizer offloaded, else left out with a line that says why; and `small`,
-a few steps of the size of `tiny`, which runs anywhere and says nothing about speed. Their weights, up to 15 GiB, are
-written into a temporary folder (TMPDIR), one shape's at a time.
+fits by raysweep's own prediction, else with the optimizer offloaded, else left out with a line that says why; and
+`small`, a few steps of the size of `tiny`, which runs anywhere and says nothing about speed. Their weights, up to
+15 GiB, are written into a temporary folder (TMPDIR), one shape's at a time.
 
-Stages are those of `train`: `remix` and `long_tail`, 32 examples a step, lengths by the tokenizer of `tiny` (random words
-have about twice the tokens that Llama's tokenizer makes of them). Figures of each shape and stage:
+Stages are those of `train`, 32 examples a step; lengths are by the tokenizer of `tiny`, which makes more tokens of a
+word than Llama's. Figures of each shape and stage:
 
-- `seconds` a step after the warm-up (median of the repeats, `spread` between them), `tokens` a step and `tokens_per_second`:
-  useful ones, without padding
-- `model_flops` a step: 6 × weights × tokens + 12 × layers × hidden × pairs of tokens of which one sees the other; what is
-  recomputed does not count (see `shapes`). `mfu`: these FLOPs a second as a share of the device's dense bf16 peak; None
-  where that is not known, as on a CPU. `mfu_products` leaves out what no engine has to multiply: the input embedding, and
-  logits of tokens that are no targets
+- `seconds` a step after the warm-up (median of the repeats, `spread` between them), `tokens` a step and
+  `tokens_per_second`: useful ones, without padding
+- `model_flops` a step: 6 × weights × tokens + 12 × layers × hidden × pairs of tokens of which one sees the other
+  (`shapes`); recomputation does not count. `mfu`: these a second ÷ the device's dense bf16 peak, None where that is not
+  known, as on a CPU. `mfu_products` leaves out input embeddings, and logits of tokens that are no targets
 - `peak_gib`: the most that PyTorch allocated on the GPU, on a CPU the most that was resident (libraries too), beside
-  `predicted_gib`; `host_gib` and `predicted_host_gib` say it of the machine's memory (with a GPU)
+  `predicted_gib`; with a GPU `host_gib` and `predicted_host_gib` tell of the machine's memory
 - `packed`: whether flash-attention took batches without padding; `attention`, `offload`, and the last `loss`
 
 Ratios `packed_*`: seconds of SDPA on length-sorted micro-batches (`*_sorted_*`) ÷ seconds with packed flash-attention,
@@ -87,10 +86,13 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
             case = Case(shape=shape, stage=stage, attention=way, offload=offloads[shape])
             if f"{case.name}_failed" in figures:
                 continue
+            folder = _written(shape, Path(place))
             try:
-                runs.setdefault(case, []).append(_in_own_process(case, _written(shape, Path(place)), data_dir))
+                told = _in_own_process(case, folder, data_dir)
             except TrialFailed as error:
                 figures[f"{case.name}_failed"] = str(error)
+                continue
+            runs.setdefault(case, []).append(told)
     for case, told in runs.items():
         figures |= _figures(case, told, peak=figures["peak_flops"])
     return {"name": "throughput", "ratios": _ratios(runs, figures), "figures": figures, "machine": machine()}
@@ -239,9 +241,8 @@ def _memory(engine: _Watched, folder: Path, offload: str) -> dict[str, float | N
     needed = predicted(shape, training=TRAINING, offload=offload, tokens=engine.widest, recomputed=recomputed)
     if not on_gpu:
         return {"peak_gib": _resident_gib(), "predicted_gib": gib(needed.device + needed.host)}
-    allocated = torch.cuda.max_memory_allocated(engine.device)
-    told = {"peak_gib": gib(allocated), "predicted_gib": gib(needed.device)}
-    return told | {"host_gib": _resident_gib(), "predicted_host_gib": gib(needed.host)}
+    peak = gib(torch.cuda.max_memory_allocated(engine.device))
+    return {"peak_gib": peak, "predicted_gib": gib(needed.device)} | {"host_gib": _resident_gib(), "predicted_host_gib": gib(needed.host)}
 
 
 def _resident_gib() -> float | None:
