@@ -1,8 +1,9 @@
-"""What a GPU can at most do in bf16, and with which offload a Llama's training fits on it."""
+"""What a GPU can at most do in bf16, with which offload a Llama's training fits on it, and what memory was used."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 from shapes import Llama
 
@@ -50,6 +51,13 @@ def predicted(shape: Shape, *, training: Training, offload: str, tokens: int, re
     """What one worker of ZeRO-3 needs."""
     runtime = Runtime(zero=3, offload=offload)
     return need(shape, training=training, runtime=runtime, tokens=tokens, recomputed=recomputed)
+
+
+def resident_gib() -> float | None:
+    """The most that was resident of this process, GiB, None where the system does not say."""
+    told = Path("/proc/self/status")
+    peak = re.search(r"VmHWM:\s+(\d+) kB", told.read_text()) if told.exists() else None
+    return gib(int(peak[1]) * 1024) if peak else None
 
 
 def gib(count: int) -> float:

@@ -48,8 +48,8 @@ SHAPES = {
 def model_flops(llama: Llama, lengths: Sequence[int]) -> int:
     """FLOPs of a forward and backward pass over examples of these lengths, as utilisation is usually told.
 
-    6 × weights × tokens + 12 × layers × hidden × pairs. Pairs are those of a token and one that it sees, itself included:
-    n (n + 1) / 2 of an example of n tokens. Padding and recomputed activations do not count.
+    6 × weights × tokens + 12 × layers × hidden × pairs. Pairs are those of a token and one that it sees, itself
+    included: n (n + 1) / 2 of an example of n tokens. Padding and recomputed activations do not count.
     """
     return 6 * llama.weights * sum(lengths) + _attention_flops(llama, lengths)
 

@@ -42,7 +42,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from devices import gib, offload_that_fits, peak_of, predicted
+from devices import gib, offload_that_fits, peak_of, predicted, resident_gib
 from run import machine, turns
 from shapes import SHAPES, Llama, model_flops, product_flops, write_random
 from train import SETTINGS, STEPS, WARM_UP, examples_of
@@ -240,16 +240,9 @@ def _memory(engine: _Watched, folder: Path, offload: str) -> dict[str, float | N
     recomputed = on_gpu and shape.weights > CHECKPOINTED_FROM
     needed = predicted(shape, training=TRAINING, offload=offload, tokens=engine.widest, recomputed=recomputed)
     if not on_gpu:
-        return {"peak_gib": _resident_gib(), "predicted_gib": gib(needed.device + needed.host)}
-    peak = gib(torch.cuda.max_memory_allocated(engine.device))
-    return {"peak_gib": peak, "predicted_gib": gib(needed.device)} | {"host_gib": _resident_gib(), "predicted_host_gib": gib(needed.host)}
-
-
-def _resident_gib() -> float | None:
-    """The most that was resident of this process, None where the system does not say."""
-    told = Path("/proc/self/status")
-    peak = re.search(r"VmHWM:\s+(\d+) kB", told.read_text()) if told.exists() else None
-    return gib(int(peak[1]) * 1024) if peak else None
+        return {"peak_gib": resident_gib(), "predicted_gib": gib(needed.device + needed.host)}
+    peaks = {"peak_gib": gib(torch.cuda.max_memory_allocated(engine.device)), "host_gib": resident_gib()}
+    return peaks | {"predicted_gib": gib(needed.device), "predicted_host_gib": gib(needed.host)}
 
 
 def main(arguments: list[str]) -> None:
