@@ -39,13 +39,14 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     deepspeed = _deepspeed()
     refuse_what_cannot_be(training, runtime)
     optimizer = torch.optim.AdamW(
-        _groups(model, training.weight_decay), lr=training.lr, betas=training.betas, eps=1e-8, fused=True
+        _groups(model, training.weight_decay), lr=0.0, betas=training.betas, eps=1e-8, fused=True
     )
     config = settings(training=training, runtime=runtime, ranks=ranks)
     # DeepSpeed would set 2 GB aside for gradients on their way, however small the model.
     config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
     with _without_compiler():
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    optimizer.state.clear()  # without ZeRO, bf16 has made a step on no gradients; Adam's first would count as its second
     _hold(engine)
     return engine
 
