@@ -8,9 +8,13 @@ import shutil
 import pytest
 import ranks
 import torch
+from plain_generate import by_generate
 from plain_loop import by_plain_loop, farthest, in_this_rank
 from safetensors.torch import load_file
 from stage_in_workers import stage
+from transformers import AutoModelForCausalLM
+
+from raysweep.data.scoring import SCORERS
 
 
 def started(workers, job, tmp_path):
@@ -51,6 +55,24 @@ def test_two_workers_make_the_steps_of_a_plain_float64_loop(small, training, job
         assert ours.losses == pytest.approx(theirs.losses, rel=1e-6)
         assert ours.norms == pytest.approx(theirs.norms, rel=1e-5)
         assert farthest(ours.weights, theirs.weights) < 2e-5
+
+
+def test_two_workers_answer_as_generate_does(job, tokenizer, tmp_path, pairs, asked, encoded, training):
+    """Part of it known by heart; an odd number of questions."""
+    known, unknown = pairs(12), pairs(7, seed=1)
+    questions = asked([*known, *unknown])
+    job |= {"training": training(epochs=50, lr=1e-2), "examples": encoded(known), "questions": questions}
+    out, codes = started(2, job | {"runtime": {"zero": 3}}, tmp_path)
+    assert codes == [0, 0]
+    model = AutoModelForCausalLM.from_pretrained(out).eval()
+    _, scores = by_generate(model, tokenizer, questions, SCORERS["exact"], most=40)
+    assert 6 <= sum(scores) < len(questions)
+    for rank in range(2):
+        told = json.loads((out / f"told-{rank}.json").read_text())
+        assert [(one[0], one[2]) for one in told["answers"]] == [
+            (one.id, score) for one, score in zip(questions, scores, strict=True)
+        ]
+        assert told["accuracy"][-1] == pytest.approx(100 * sum(scores) / len(questions))
 
 
 @pytest.mark.slow
