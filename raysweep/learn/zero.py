@@ -46,7 +46,9 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
     with _without_compiler():
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
-    optimizer.state.clear()  # without ZeRO, bf16 has made a step on no gradients; Adam's first would count as its second
+    # Without ZeRO, DeepSpeed begins bf16 with a step on no gradients: at rate 0 it decays no weight, and forgotten it does
+    # not make the first real step Adam's second.
+    optimizer.state.clear()
     _hold(engine)
     return engine
 

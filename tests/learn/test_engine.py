@@ -110,6 +110,15 @@ def within(distance):
     return lambda one, other: (one - other).abs() < distance
 
 
+@pytest.mark.parametrize("zero", [0, 3])
+def test_a_step_at_rate_0_changes_no_weight(small, pairs, training, encoded, tmp_path, zero):
+    """The first of a warm-up; so nothing else has decayed the weights either."""
+    settings = training(precision="bf16", lr=0.3, weight_decay=1.0, warmup=0.5)
+    start = AutoModelForCausalLM.from_pretrained(small, dtype=torch.bfloat16).state_dict()
+    ours, _ = by_engine(small, encoded(pairs(16)), settings, 1, tmp_path, zero=zero)
+    assert farthest(ours.weights, start) == 0.0
+
+
 def by_plain_bf16_loop(folder, examples, settings, steps):
     masters = {"dtype": torch.bfloat16, "masters": torch.float32, "micro_batch": 1}
     return by_plain_loop(folder, examples, settings, steps, **masters)
