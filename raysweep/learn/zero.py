@@ -39,13 +39,16 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     deepspeed = _deepspeed()
     refuse_what_cannot_be(training, runtime)
     optimizer = torch.optim.AdamW(
-        _groups(model, training.weight_decay), lr=training.lr, betas=training.betas, eps=1e-8, fused=True
+        _groups(model, training.weight_decay), lr=0.0, betas=training.betas, eps=1e-8, fused=True
     )
     config = settings(training=training, runtime=runtime, ranks=ranks)
     # DeepSpeed would set 2 GB aside for gradients on their way, however small the model.
     config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
     with _without_compiler():
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
+    # Without ZeRO, DeepSpeed begins bf16 with a step on no gradients: at rate 0 it decays no weight, and forgotten it does
+    # not make the first real step Adam's second.
+    optimizer.state.clear()
     _hold(engine)
     return engine
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import random
+import shutil
 from contextlib import contextmanager
 
+import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
+from plain_generate import by_generate
+from transformers import AutoModelForCausalLM, GenerationConfig
 
-from raysweep.data.encoding import encode, few_shot_question, question
+from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.learn.batches import total_steps
@@ -34,26 +36,10 @@ def adversarial():
     ]
 
 
-def by_generate(model, tokenizer, questions, scorer, *, most, batch_size=7):
-    """Batched, left-padded greedy generation to its end, then the rule."""
-    texts = []
-    for start in range(0, len(questions), batch_size):
-        batch = questions[start : start + batch_size]
-        width = max(len(one.prompt) for one in batch)
-        ids = torch.tensor([[0] * (width - len(one.prompt)) + list(one.prompt) for one in batch])
-        mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in batch])
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, do_sample=False, max_new_tokens=most, pad_token_id=0, eos_token_id=0
-        )[:, width:]
-        texts += tokenizer.batch_decode(out, skip_special_tokens=True)
-    texts = [text.split(one.stop, 1)[0] if one.stop else text for text, one in zip(texts, questions, strict=True)]
-    return texts, [scorer.score(text, one.golds) for text, one in zip(texts, questions, strict=True)]
-
-
 @contextmanager
 def trained(folder, tokenizer, examples, settings, tmp_path, *, runtime=None):
     """An engine that has learned part of the examples, and the same weights in plain Transformers."""
-    encoded = [encode(example, tokenizer, strip=True) for example in examples]
+    encoded = [one if isinstance(one, Encoded) else encode(one, tokenizer, strip=True) for one in examples]
     total = total_steps(len(encoded), settings)
     with Engine(folder, training=settings, total_steps=total, runtime=runtime or Runtime()) as engine:
         train(
@@ -96,6 +82,58 @@ def test_a_proof_alone_gives_the_text(small, tokenizer, training, tmp_path):
         proved = [(one.text, example.target) for one, example in zip(answers, examples, strict=True) if one.proven]
     assert len(proved) > 20
     assert all(text == target for text, target in proved)
+
+
+OTHER_END = 1023
+
+
+def said(one, tokenizer, tokens, *, end=0):
+    """The example with these tokens as its answer."""
+    prompt = question(one, tokenizer, strip=True).prompt
+    targets = [False] * len(prompt) + [True] * (len(tokens) + 1)
+    return Encoded(one.id, np.asarray([*prompt, *tokens, end], dtype=np.int32), np.asarray(targets))
+
+
+def in_letters(text, tokenizer):
+    """Another tokenization of a text: letter by letter."""
+    return [token for letter in text for token in tokenizer(letter, add_special_tokens=False)["input_ids"]]
+
+
+@pytest.mark.parametrize("way", ["tokenization", "case", "space", "end"])
+def test_what_is_right_in_other_tokens_is_found_right(small, tokenizer, training, tmp_path, way):
+    """The model knows each answer by heart, but not as the question's target has it: no proof, and yet a hit."""
+    texts = ["The answer", "random word", "following", "complete the sequence"]
+    asked = [Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(texts)]
+    questions = [question(one, tokenizer, strip=True) for one in asked]
+    learned = {
+        "tokenization": lambda one: said(one, tokenizer, in_letters(one.target, tokenizer)),
+        "case": lambda one: said(one, tokenizer, in_letters(one.target.upper(), tokenizer)),
+        "space": lambda one: said(one, tokenizer, in_letters(f" \n{one.target}\t ", tokenizer)),
+        "end": lambda one: said(one, tokenizer, in_letters(one.target, tokenizer), end=OTHER_END),
+    }[way]
+    folder, ends = tmp_path / "model", (0, OTHER_END) if way == "end" else (0,)
+    shutil.copytree(small, folder)
+    GenerationConfig(eos_token_id=list(ends), pad_token_id=0).save_pretrained(folder)
+    settings = training(epochs=60, batch_size=4, lr=1e-2)
+    with trained(folder, tokenizer, [learned(one) for one in asked], settings, tmp_path) as (engine, model):
+        ours = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=40)
+        texts, scores = by_generate(model, tokenizer, questions, SCORERS["exact"], most=40, ends=ends)
+    assert scores == [1.0] * len(asked)
+    assert [(one.score, one.proven) for one in ours] == [(1.0, False)] * len(asked)
+    assert [one.text for one in ours] == texts
+
+
+def test_verdicts_in_bf16_are_those_of_generate_in_bf16(small, tokenizer, pairs, training, tmp_path):
+    examples = pairs(24)
+    questions = [question(one, tokenizer, strip=True) for one in [*examples, *pairs(8, seed=1)]]
+    settings = training(epochs=60, batch_size=8, lr=1e-2, precision="bf16")
+    with trained(small, tokenizer, examples, settings, tmp_path) as (engine, model):
+        ours = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=20)
+        _, scores = by_generate(model, tokenizer, questions, SCORERS["exact"], most=20)
+    assert "bfloat16" in str(model.dtype)
+    assert [one.score for one in ours] == scores
+    assert sum(scores) >= 20
+    assert any(one.proven for one in ours)
 
 
 def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp_path):

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from raysweep.chain import StopAt
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import StoreError, TrialFailed
-from raysweep.learn import snapshot
+from raysweep.learn import checkpoints, keeper, snapshot
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
@@ -122,6 +122,30 @@ def test_killed_after_any_step_and_a_write_under_way(stage, pairs, training, enc
         resumed, weights_resumed = stage(examples, settings, **kept)
         assert plain(resumed.curve) == plain(whole.curve)
         assert same(weights, weights_resumed)
+
+
+@pytest.mark.parametrize(("zero", "precision"), [(3, "fp32"), (3, "bf16"), (0, "bf16")])
+def test_killed_late_after_many_checkpoints_a_stage_goes_on_from_the_latest(
+    stage, pairs, training, encoded, tmp_path, monkeypatch, zero, precision
+):
+    """Killed, resumed in the middle of an epoch, killed again and resumed in the middle of a later one."""
+    monkeypatch.setattr(Background, "free", property(lambda beside: beside.wait() or True))  # as if writing took no time
+    taken, told = [], []
+    monkeypatch.setattr(keeper, "take", lambda *said: taken.append(said[2].step) or checkpoints.take(*said))
+    examples, settings, runtime = encoded(pairs(20)), training(epochs=6, precision=precision), Runtime(zero=zero)
+    whole, weights = stage(examples, settings, runtime=runtime)
+    assert whole.steps == 18
+    kept = {"checkpoints": tmp_path / "kept", "runtime": runtime, "on_progress": told.append}
+    for dies, latest in ((8, 7), (15, 14)):
+        with pytest.raises(Died):
+            stage(examples, settings, **kept, checkpoint_every=0.0, dies_after=dies)
+        assert [found.name for found in kept["checkpoints"].glob("step-*")] == [f"step-{latest}"]
+    assert taken == [1, 3, 5, 7, 8, 10, 12, 14]
+    told.clear()
+    resumed, weights_resumed = stage(examples, settings, **kept)
+    assert told[0].step == 15
+    assert plain(resumed.curve) == plain(whole.curve)
+    assert same(weights, weights_resumed)
 
 
 def test_only_the_newest_checkpoint_stays(stage, pairs, training, encoded, tmp_path, monkeypatch):
