@@ -55,6 +55,7 @@ class Need:
     gradients: int
     states: int
     activations: int
+    asking: int
     host: int
 
     @property
@@ -64,7 +65,8 @@ class Need:
 
     @property
     def device(self) -> int:
-        return self.held + self.activations
+        """The most at any time. While a stage is asked, each worker holds all weights beside its own."""
+        return self.held + max(self.activations, self.asking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +116,15 @@ def need(shape: Shape, *, training: Training, runtime: Runtime, tokens: int, rec
         host, weights = host + weights, 0
     if runtime.zero == 3:
         gradients += min(BUCKET, shape.weights) * weight
-    activations = _activations(shape, tokens, weight, recomputed)
-    return Need(weights=weights, gradients=gradients, states=states, activations=activations, host=host)
+    whole = weights == shape.weights * weight
+    return Need(
+        weights=weights,
+        gradients=gradients,
+        states=states,
+        activations=_activations(shape, tokens, weight, recomputed),
+        asking=0 if whole else shape.weights * weight,
+        host=host,
+    )
 
 
 def recomputes(shape: Shape, runtime: Runtime, *, on_gpu: bool) -> bool:
@@ -130,7 +139,8 @@ def refuse_what_does_not_fit(shape: Shape, *, training: Training, runtime: Runti
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     if room.holds(needed):
         return
-    parts = ", ".join(f"{name} {_gib(value)}" for name, value in asdict(needed).items() if value)
+    stays = {name: value for name, value in asdict(needed).items() if value and name != "asking"}
+    parts = ", ".join(f"{name} {_gib(value)}" for name, value in stays.items())
     places = {"the device": room.device, "the machine's free memory": room.host}
     found = ", ".join(f"{name} {_gib(size)} a worker" for name, size in places.items() if size is not None)
     advice = _what_fits(shape, training, runtime, room)
@@ -146,14 +156,15 @@ def tokens_at_once(
     def needed(tokens: int) -> Need:
         return need(shape, training=training, runtime=runtime, tokens=tokens, recomputed=recomputed)
 
-    while most > longest and needed(most).device > available:
+    while most > longest and needed(most).held + needed(most).activations > available:
         most //= 2
     most = max(most, longest)
-    if needed(most).device > available:
+    least = needed(most)
+    if least.device > available:
         log.warning(
-            "an example of %d tokens needs about %s beside %s that stay, the device has %s: it may run out of memory; %s",
-            longest, _gib(needed(most).activations), _gib(needed(most).held), _gib(available),
-            "runtime.gradient_checkpointing true, runtime.offload, more runtime.workers or a smaller train.max_length help",
+            "beside %s that stay, a stage needs about %s for an example of %d tokens and %s for all weights while it is "
+            "asked; the device has %s and may run out: gradient_checkpointing, offload or more workers under runtime help",
+            _gib(least.held), _gib(least.activations), longest, _gib(least.asking), _gib(available),
         )  # fmt: skip
     return most
 

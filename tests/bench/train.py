@@ -3,6 +3,7 @@
 - `ours`: the engine, ZeRO-3 on one worker
 - `padded`: a plain PyTorch loop, padded to the longest example of the set (the released code's rule), no DeepSpeed
 - `trainer_zero3`: transformers.Trainer with its padding collator and DeepSpeed ZeRO-3 (needs accelerate)
+- `trainer`: the same without DeepSpeed
 - `plain`: a plain PyTorch loop, padded to the longest of the batch, no DeepSpeed
 
 Stages: `remix`, kvr pairs and twice as many random word sequences; `long_tail`, gsm8k (lengths alike where it is not
@@ -24,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -38,9 +40,13 @@ from raysweep.data.mixing import draw
 from raysweep.data.sources import find, find_words
 from raysweep.errors import SourceMissing
 
-CONTENDERS = ("ours", "padded", "trainer_zero3", "plain")
+CONTENDERS = ("ours", "padded", "trainer_zero3", "trainer", "plain")
 STEPS = {"remix": 12, "long_tail": 4}
 WARM_UP = 2
+ZERO_3 = {
+    "zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": "auto", "gradient_clipping": "auto",
+    "gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True, "steps_per_print": 10**9,
+}  # fmt: skip
 SETTINGS = Training(
     lr=1e-4, batch_size=32, epochs=1, stop=StopAt(rule="epochs"), max_length=2048, precision="fp32", order="reshuffled",
     last_batch="drop", label_padding="ignore", weight_decay=0.0, warmup=0.05, clip=1.0, betas=(0.9, 0.95),
@@ -51,7 +57,7 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Ratios of seconds a step, reference ÷ ours, and useful tokens a second of each."""
     figures: dict[str, Any] = {}
     ratios: dict[str, float] = {}
-    contenders = [name for name in CONTENDERS if name != "trainer_zero3" or importlib.util.find_spec("accelerate")]
+    contenders = [name for name in CONTENDERS if not name.startswith("trainer") or importlib.util.find_spec("accelerate")]
     with tempfile.TemporaryDirectory() as cache:
         runs = {stage: {name: [] for name in contenders} for stage in STEPS}
         for _, stage, name in turns(product(range(repeats), STEPS, contenders)):
@@ -126,7 +132,8 @@ def _compete(name: str, stage: str, data_dir: Path, cache: Path) -> dict[str, fl
     folder = prepare("tiny", None, cache=cache)
     examples = examples_of(stage, load_tokenizer(folder), data_dir)
     contender: Callable[[Path, list[Encoded]], tuple[list[float], float]] = {
-        "ours": _ours, "padded": _padded, "plain": _plain, "trainer_zero3": _trainer,
+        "ours": _ours, "padded": _padded, "plain": _plain, "trainer": _trainer,
+        "trainer_zero3": partial(_trainer, deepspeed=ZERO_3),
     }[name]
     seconds, loss = contender(folder, examples)
     used = examples[WARM_UP * SETTINGS.batch_size :]
@@ -205,13 +212,16 @@ def _tensors(chosen: list[Encoded], width: int | None) -> dict[str, Any]:
     return {"input_ids": ids, "attention_mask": mask, "labels": labels}
 
 
-def _trainer(folder: Path, examples: list[Encoded]) -> tuple[list[float], float]:
+def _trainer(
+    folder: Path, examples: list[Encoded], *, deepspeed: dict[str, Any] | None = None
+) -> tuple[list[float], float]:
     import torch
     from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
 
     from raysweep.learn import zero
 
-    _alone()
+    if deepspeed:
+        _alone()
     zero._deepspeed()  # without the shared-memory op that takes a minute to build: the same for all contenders
     marks: list[float] = []
 
@@ -230,11 +240,7 @@ def _trainer(folder: Path, examples: list[Encoded]) -> tuple[list[float], float]
             max_grad_norm=SETTINGS.clip, adam_beta2=0.95,
             optim="adamw_torch_fused", use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no",
             logging_steps=1, disable_tqdm=True, dataloader_drop_last=True, remove_unused_columns=False,
-            deepspeed={
-                "zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": "auto",
-                "gradient_clipping": "auto", "gradient_accumulation_steps": "auto",
-                "zero_allow_untested_optimizer": True, "steps_per_print": 10**9,
-            },
+            deepspeed=deepspeed,
         )
         trainer = InOrder(
             model=AutoModelForCausalLM.from_pretrained(folder), args=arguments, train_dataset=examples,

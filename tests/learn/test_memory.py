@@ -101,13 +101,17 @@ def test_micro_batches_are_as_large_as_there_is_room_for(training, llama, caplog
         told = {"training": training(precision="bf16"), "runtime": Runtime(workers=workers)}
         return tokens_at_once(llama, **told, available=available, longest=longest, most=16384, recomputed=recomputed)
 
-    assert tokens(141 * GIB) == 16384
-    assert tokens(22 * GIB) < tokens(26 * GIB) <= 16384
+    assert tokens(141 * GIB) == 16384 and not caplog.records
+    assert tokens(30 * GIB, workers=4) == 500 < tokens(40 * GIB, workers=4) < 16384
     assert tokens(60 * GIB, recomputed=False) < tokens(60 * GIB)
-    assert not caplog.records
+    caplog.clear()
     with caplog.at_level(logging.WARNING):
         assert tokens(20 * GIB, longest=2048) == 2048, "an example is never cut"
     assert "an example of 2048 tokens" in caplog.text
+    caplog.clear()
+    with caplog.at_level(logging.WARNING):
+        assert tokens(80 * GIB, workers=2) > 500
+    assert "15.0 GiB for all weights while it is asked" in caplog.text
     assert recomputes(llama, Runtime(), on_gpu=True)
     assert not recomputes(llama, Runtime(gradient_checkpointing=False), on_gpu=True)
 
