@@ -84,7 +84,7 @@ class Jobs:
             # Equal folders are one package to Ray, which drops it when the first job ends: each job has its own.
             Path(folder, f"{name}.yaml").write_text(f"{text}\n# job {id}\n", encoding="utf-8")
             self._client.submit_job(
-                entrypoint=command,
+                entrypoint=f"exec {command}",  # a stop reaches the command itself, however soon it comes
                 submission_id=id,
                 runtime_env={"working_dir": folder, "env_vars": {**STOPPING, JOB: id}},
                 metadata={"name": name, "store": store, "asked": asked},

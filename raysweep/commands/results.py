@@ -7,6 +7,7 @@ import contextlib
 import json
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,6 +32,7 @@ def declare(commands: Any) -> None:
             "results quickstart",
             "results quickstart --where \"mixer == 'none/none' and seed == 0\" --format csv",
             "results quickstart --of predictions -o predictions.parquet",
+            "results quickstart --of predictions --scorer contains",
         ],
         takes_names,
         _takes_results,
@@ -88,7 +90,9 @@ def _results(options: argparse.Namespace) -> int:
     import raysweep
     from raysweep.report.formats import BINARY, SUFFIXES, by_suffix, write_frame
 
-    read = getattr(raysweep, options.of)
+    if options.scorer and options.of != "predictions":
+        raise BadInput(f"--scorer {options.scorer}: {options.of} hold no answers; use it with --of predictions")
+    read = partial(raysweep.rescore, scorer=options.scorer) if options.scorer else getattr(raysweep, options.of)
     frame = read(options.names, store=options.store, data=options.data, where=options.where)
     format = options.format or by_suffix(options.output or "", SUFFIXES, otherwise="table")
     if format in BINARY and options.output is None and sys.stdout.isatty():
@@ -164,6 +168,9 @@ def takes_where(parser: argparse.ArgumentParser) -> None:
 
 def _takes_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", choices=_OF, default="trials", help="what a row is (default: trials)")
+    parser.add_argument(
+        "--scorer", metavar="RULE", help="score kept predictions again: exact, contains, numeric or rouge_l; no model is asked"
+    )
     parser.add_argument(
         "--format",
         choices=("table", "csv", "json", "parquet", "arrow"),

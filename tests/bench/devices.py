@@ -9,8 +9,8 @@ from shapes import Llama
 
 from raysweep.chain import Training
 from raysweep.errors import TrialFailed
-from raysweep.learn.engine import CHECKPOINTED_FROM, TOKENS_AT_ONCE
-from raysweep.learn.memory import Need, Shape, need
+from raysweep.learn.engine import TOKENS_AT_ONCE
+from raysweep.learn.memory import Need, Shape, need, recomputes
 from raysweep.spec import Runtime
 
 PEAKS = (  # of dense bf16 products, FLOP/s, by makers' data sheets; the first name that the device's contains
@@ -35,7 +35,7 @@ def offload_that_fits(llama: Llama, *, training: Training, device: int, host: in
         weights=llama.weights, layers=llama.layers, hidden=llama.hidden, intermediate=llama.intermediate,
         vocabulary=llama.vocabulary,
     )
-    tokens, recomputed = TOKENS_AT_ONCE["cuda"], llama.weights > CHECKPOINTED_FROM
+    tokens, recomputed = TOKENS_AT_ONCE["cuda"], recomputes(shape, Runtime(), on_gpu=True)
     for offload in ("none", "optimizer"):
         needed = predicted(shape, training=training, offload=offload, tokens=tokens, recomputed=recomputed)
         if needed.device <= device and (host is None or needed.host <= host):

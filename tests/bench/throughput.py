@@ -50,8 +50,8 @@ from transformers.utils import is_flash_attn_2_available
 
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import Batch, MicroBatch
-from raysweep.learn.engine import CHECKPOINTED_FROM, Engine
-from raysweep.learn.memory import free_memory, shape_of
+from raysweep.learn.engine import Engine
+from raysweep.learn.memory import free_memory, recomputes, shape_of
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.spec import Runtime
 
@@ -237,7 +237,7 @@ def _memory(engine: _Watched, folder: Path, offload: str) -> dict[str, float | N
     """Peaks and what was predicted of them, GiB."""
     shape = shape_of(folder)
     on_gpu = engine.device.type == "cuda"
-    recomputed = on_gpu and shape.weights > CHECKPOINTED_FROM
+    recomputed = recomputes(shape, engine.runtime, on_gpu=on_gpu)
     needed = predicted(shape, training=TRAINING, offload=offload, tokens=engine.widest, recomputed=recomputed)
     if not on_gpu:
         return {"peak_gib": resident_gib(), "predicted_gib": gib(needed.device + needed.host)}

@@ -10,6 +10,7 @@ import time
 import urllib.request
 from pathlib import Path
 
+import psutil
 import pytest
 
 import raysweep
@@ -98,6 +99,8 @@ def test_a_stopped_sweep_goes_on_when_it_is_submitted_again(ask, client, tmp_pat
     assert job["id"] == "long.2"
     assert ask("stop", "long")[1]["id"] == "long.2"
     assert ask("stop", "long")[0] == 0  # stopping twice is no mistake
+    left = [one for one in psutil.process_iter(["cmdline"]) if str(store) in (one.info["cmdline"] or ())]
+    assert not left, "it was stopped while it was being started"
 
 
 def test_a_single_run_by_rays_own_command_is_the_sweeps_trial(ask, client, tmp_path):

@@ -83,7 +83,7 @@ def evals(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
 def predictions(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Answers of which the first are right, as many as the retention says."""
     right = round(EXAMPLES * (measures.get("retention") or 0) / 100)
-    common = {"stage": 2, "of": "a", "set": "kvr", "prompt": "?"}
+    common = {"stage": 2, "of": "a", "set": "kvr", "prompt": "?", "golds": ["t"], "whole": True}
     return [
         {**common, "example": f"e{number}", "target": "t", "prediction": "t", "score": float(number < right)}
         for number in range(EXAMPLES)

@@ -62,10 +62,20 @@ def test_results_of_several_sweeps_and_of_a_file(store: str, capfdbinary: Any) -
     assert len(json.loads(capfdbinary.readouterr().out)) == 8
 
 
+@pytest.mark.parametrize("format", ["csv", "json", "parquet"])
+def test_kept_answers_are_scored_again_and_written(store: str, tmp_path: Path, format: str) -> None:
+    asked = ["results", "small", "--of", "predictions", "--scorer", "rouge_l", "-o", f"again.{format}"]
+    assert main(asked) == 0
+    again = getattr(pd, f"read_{format}")(tmp_path / f"again.{format}")
+    assert len(again) and (again["score"] == 1.0).all() and (again["scorer"] == "rouge_l").all()
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
         ["results", "nothing"],
+        ["results", "small", "--scorer", "exact"],
+        ["results", "small", "--of", "predictions", "--scorer", "bleu"],
         ["results", "small", "--where", "nothing == 1"],
         ["results", "small", "-o", "no/where.csv"],
         ["table", "small", "--rows", "nothing"],
