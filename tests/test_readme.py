@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -76,6 +77,14 @@ def test_shown_output_is_kept_output():
     assert shown
     for file, text in shown:
         assert (ROOT / file).read_text() == text, file
+
+
+def test_measured_ratios_are_those_that_the_benchmarks_wrote():
+    rows = re.findall(r"^\| .* \| `(\w+)` `(\w+)` \| ([\d.]+) \|$", README, re.MULTILINE)
+    assert len(rows) == 7
+    for benchmark, ratio, told in rows:
+        kept = json.loads((ROOT / "tests" / "bench" / "results" / f"{benchmark}.json").read_text())["ratios"][ratio]
+        assert f"{kept:.1f}" == told, (benchmark, ratio)
 
 
 def test_the_sweep_shown_is_the_file():
