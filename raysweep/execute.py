@@ -250,6 +250,7 @@ class _Trial:
             data.encoded,
             training=stage.training,
             seed=stage.seed,
+            tokenizer=self._material.tokenizer,
             own=self._material.questions(stage),
             probes=self._probes(index),
             every=self._job.evaluate.every,

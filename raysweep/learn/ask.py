@@ -17,7 +17,7 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import Prefix
 
-__all__ = ["Forced", "first_wrong", "force", "proved_share", "rounding"]
+__all__ = ["Forced", "force", "proved_share", "rounding"]
 
 # By how much the lead of a logit can shift when the same sums are computed in another order.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
@@ -42,7 +42,8 @@ def proved_share(engine: Engine, questions: Sequence[Question]) -> float:
     if not questions:
         return 100.0
     with engine.asking() as scored:
-        right = sum(one.proved for _, one in force(engine, scored, _own(engine, questions), margin=0.0))
+        own = questions[engine.ranks.rank :: engine.ranks.size]
+        right = sum(one.proved for part in force(engine, scored, own, margin=0.0) for _, one in part)
     return 100.0 * engine.ranks.sum([right])[0] / len(questions)
 
 
@@ -51,35 +52,17 @@ def rounding(engine: Engine) -> float:
     return _ROUNDING[next(engine.model.parameters()).dtype]
 
 
-def first_wrong(engine: Engine, questions: Sequence[Question]) -> list[Question]:
-    """The first questions found not proved, each rank stopping at its first such batch; an empty list when all are.
-
-    Proved beyond rounding: an evaluation, in whatever batches, then finds none of them wrong.
-    """
-    with engine.asking() as scored:
-        wrong = next(_wrong_parts(engine, scored, _own(engine, questions)), [])
-    return [one for part in engine.ranks.gather(wrong) for one in part]
-
-
 def force(
     engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float
-) -> Iterator[tuple[int, Forced]]:
+) -> Iterator[list[tuple[int, Forced]]]:
     """Teacher-forced answers, each with its question's number, batch by batch in order of length.
 
     A token counts as sure when its logit leads by more than `margin`. Call it inside `engine.asking()`.
     """
-    for part in _parts(engine, scored, questions, margin):
-        yield from part
-
-
-def _parts(
-    engine: Engine, scored: Scored, questions: Sequence[Question], margin: float
-) -> Iterator[list[tuple[int, Forced]]]:
     prefix = Prefix(scored.model, [one.prompt for one in questions], engine.device)
     order = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
-    kind = engine.device.type
     start = 0
-    for size in _sizes([_length(questions[index]) - prefix.length for index in order], kind):
+    for size in _sizes([_length(questions[index]) - prefix.length for index in order], engine.device.type):
         chosen = order[start : start + size]
         yield list(zip(chosen, _forced(engine, scored, [questions[index] for index in chosen], prefix, margin), strict=True))
         start += size
@@ -129,16 +112,6 @@ def _reading(target: tuple[int, ...], best: np.ndarray, sure: np.ndarray) -> For
         return Forced(target, True)
     first = int(np.argmin(known))
     return Forced((*target[:first], int(best[first])) if sure[first] else target[:first], False)
-
-
-def _wrong_parts(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iterator[list[Question]]:
-    for part in _parts(engine, scored, questions, rounding(engine)):
-        if wrong := [questions[index] for index, answer in part if not answer.proved]:
-            yield wrong
-
-
-def _own(engine: Engine, questions: Sequence[Question]) -> Sequence[Question]:
-    return questions[engine.ranks.rank :: engine.ranks.size]
 
 
 def _length(one: Question) -> int:

@@ -12,17 +12,17 @@ that of `transformers.generate`, but for ties within rounding that generation it
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raysweep.data.encoding import Question
-from raysweep.data.scoring import Scorer
+from raysweep.data.scoring import SCORERS, Scorer
 from raysweep.learn.ask import force, rounding
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
 
-__all__ = ["Prediction", "answer"]
+__all__ = ["Prediction", "Recall", "answer"]
 
 BATCH = 64
 
@@ -46,14 +46,44 @@ def answer(
 
     `max_new_tokens` is the scorer's own limit where it is None.
     """
-    most = max_new_tokens or scorer.max_new_tokens
-    ranks = engine.ranks
-    own = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt))[ranks.rank :: ranks.size]
-    reader = Reader(tokenizer, scorer, most, _ends(engine, tokenizer))
+    reader = Reader(tokenizer, scorer, max_new_tokens or scorer.max_new_tokens, _ends(engine, tokenizer))
+    own = _dealt(engine, questions)
     with engine.asking():
-        found = _answer_own(engine, reader, [questions[index] for index in own], batch_size)
-    numbered = [pair for part in ranks.gather(list(zip(own, found, strict=True))) for pair in part]
-    return [prediction for _, prediction in sorted(numbered, key=lambda pair: pair[0])]
+        parts = _answers(engine, reader, [questions[index] for index in own], batch_size)
+        found = [(own[index], prediction) for part in parts for index, prediction in part]
+    together = dict(pair for part in engine.ranks.gather(found) for pair in part)
+    return [together[index] for index in range(len(questions))]
+
+
+class Recall:
+    """Whether the model in an engine has questions by heart: greedy generation gives their targets, by exact match.
+
+    A proved target counts even where its text is not read back as it was written, since no model can do better.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Any, questions: Sequence[Question]):
+        exact = SCORERS["exact"]
+        self._engine = engine
+        self._reader = Reader(tokenizer, exact, exact.max_new_tokens, _ends(engine, tokenizer))
+        self._questions = questions
+        self._suspects: list[Question] = []
+
+    def is_whole(self) -> bool:
+        """True where `answer` would find every question right; every rank calls. Those last found wrong are asked first,
+        and the first batch with a wrong one ends it: most epochs end there."""
+        if self._suspects and self._wrong(self._suspects):
+            return False
+        self._suspects = self._wrong(self._questions)
+        return not self._suspects
+
+    def _wrong(self, questions: Sequence[Question]) -> list[Question]:
+        """What is wrong in each rank's first batch with such a question."""
+        own = [questions[index] for index in _dealt(self._engine, questions)]
+        with self._engine.asking():
+            parts = _answers(self._engine, self._reader, own, BATCH)
+            missed = ([own[index] for index, one in part if not (one.proven or one.score)] for part in parts)
+            first = next(filter(None, missed), [])
+        return [one for part in self._engine.ranks.gather(first) for one in part]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +121,33 @@ class Reader:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _answer_own(engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int) -> list[Prediction]:
-    found: dict[int, Prediction] = {}
+def _dealt(engine: Engine, questions: Sequence[Question]) -> list[int]:
+    """The numbers of this rank's questions."""
+    order = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt))
+    return order[engine.ranks.rank :: engine.ranks.size]
+
+
+def _answers(
+    engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int
+) -> Iterator[list[tuple[int, Prediction]]]:
+    """Answers with their questions' numbers, batch by batch as they become known: first what forcing shows."""
     begun: list[tuple[int, tuple[int, ...]]] = []
-    for index, forced in force(engine, engine.scored, questions, margin=rounding(engine)):
-        one = questions[index]
-        tokens = _cut_at_end(forced.tokens, reader.ends)
-        if forced.proved or not reader.is_open(tokens, one):
-            found[index] = reader.prediction(tokens, one, proven=forced.proved)
-        else:
-            begun.append((index, tokens))
+    for part in force(engine, engine.scored, questions, margin=rounding(engine)):
+        known = []
+        for index, forced in part:
+            one, tokens = questions[index], _cut_at_end(forced.tokens, reader.ends)
+            if forced.proved or not reader.is_open(tokens, one):
+                known.append((index, reader.prediction(tokens, one, proven=forced.proved)))
+            else:
+                begun.append((index, tokens))
+        yield known
     rows = [(questions[index], tokens) for index, tokens in begun]
-    for (index, _), tokens in zip(begun, generate(engine, reader, rows, batch_size=batch_size), strict=True):
-        found[index] = reader.prediction(tokens, questions[index], proven=False)
-    return [found[index] for index in range(len(questions))]
+    for done in generate(engine, reader, rows, batch_size=batch_size):
+        numbers = [begun[row][0] for row, _ in done]
+        yield [
+            (index, reader.prediction(tokens, questions[index], proven=False))
+            for index, (_, tokens) in zip(numbers, done, strict=True)
+        ]
 
 
 def _ends(engine: Engine, tokenizer: Any) -> frozenset[int]:

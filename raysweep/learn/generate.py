@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 import torch
@@ -23,19 +23,19 @@ class Judge(Protocol):
 Row = tuple[Question, tuple[int, ...]]
 
 
-def generate(engine: Engine, judge: Judge, rows: Sequence[Row], *, batch_size: int) -> list[tuple[int, ...]]:
-    """Go on greedily from each row's question and the tokens it has, until `judge` closes it; the tokens of every row.
+def generate(
+    engine: Engine, judge: Judge, rows: Sequence[Row], *, batch_size: int
+) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
+    """Go on greedily from each row's question and the tokens it has, until `judge` closes it: batch by batch, each row's
+    number and all its tokens.
 
     Call it inside `engine.asking()`.
     """
-    answers: list[tuple[int, ...]] = [tokens for _, tokens in rows]
     order = sorted(range(len(rows)), key=lambda index: len(rows[index][0].prompt) + len(rows[index][1]))
     for start in range(0, len(order), batch_size):
         chosen = order[start : start + batch_size]
         batch = _Batch(engine, [rows[index] for index in chosen])
-        for index, tokens in zip(chosen, batch.run(judge), strict=True):
-            answers[index] = tokens
-    return answers
+        yield list(zip(chosen, batch.run(judge), strict=True))
 
 
 class _Batch:

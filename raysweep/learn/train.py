@@ -7,6 +7,7 @@ import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,9 +15,10 @@ from raysweep.chain import Training
 from raysweep.data.encoding import Encoded, Question
 from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
-from raysweep.learn.ask import first_wrong, proved_share
+from raysweep.learn.ask import proved_share
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
+from raysweep.learn.evaluate import Recall
 from raysweep.learn.keeper import Keeper
 from raysweep.learn.progress import Outcome, Progress
 from raysweep.learn.schedule import LossRule
@@ -35,6 +37,7 @@ def train(
     *,
     training: Training,
     seed: int,
+    tokenizer: Any,
     own: Sequence[Question] = (),
     probes: Mapping[str, Sequence[Question]],
     every: Every,
@@ -44,10 +47,10 @@ def train(
 ) -> Outcome:
     """Train a fresh engine on `examples` (D and D_M together); all ranks call with the same arguments.
 
-    `own` are D's questions, for the stop rule `memorized`. `probes` are asked along the way and at the end, by
-    teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to keep none: a stage
-    that finds one there goes on from it, bit for bit; one is taken every `checkpoint_every` seconds, and written while
-    training goes on. Every rank calls `on_progress`, at the same steps.
+    `own` are D's questions, for the stop rule `memorized`; `tokenizer` reads their answers. `probes` are asked along the
+    way and at the end, by teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to
+    keep none: a stage that finds one there goes on from it, bit for bit; one is taken every `checkpoint_every` seconds,
+    and written while training goes on. Every rank calls `on_progress`, at the same steps.
 
     Raises TrialFailed where there is nothing to train on or the loss is no longer finite, StoreError where a checkpoint
     cannot be written.
@@ -57,7 +60,8 @@ def train(
     if training.label_padding == "eos":
         examples = pad_as_released(examples)
     torch.manual_seed(seed)
-    stage = _Stage(engine, training=training, own=own, probes=probes, every=every, count=len(examples))
+    recall = Recall(engine, tokenizer, own)
+    stage = _Stage(engine, training=training, recall=recall, probes=probes, every=every, count=len(examples))
     if checkpoints is not None:
         stage.take_up(kept.resume(checkpoints, engine))
     told_at = 0.0
@@ -83,12 +87,12 @@ class _Stage:
     """A stage's state and rules while it runs."""
 
     def __init__(
-        self, engine: Engine, *, training: Training, own: Sequence[Question], probes: Mapping[str, Sequence[Question]],
+        self, engine: Engine, *, training: Training, recall: Recall, probes: Mapping[str, Sequence[Question]],
         every: Every, count: int,
     ):
         self.engine = engine
         self.training = training
-        self.own = own
+        self.recall = recall
         self.probes = probes
         self.per_epoch = steps_per_epoch(count, training)
         self.total_steps = total_steps(count, training)
@@ -96,7 +100,6 @@ class _Stage:
         self.state = kept.State()
         self.rule = LossRule(training.stop)
         self.stopped_by = ""
-        self.suspects: list[Question] = []
         self.accuracy: dict[str, float] = {}
         self.began = time.monotonic()
         if torch.cuda.is_available():
@@ -146,16 +149,9 @@ class _Stage:
     def _ending(self, loss: float) -> str:
         if self.rule.reached(loss):
             return "loss"
-        if self.training.stop.rule == "memorized" and self.state.step % self.per_epoch == 0 and self._memorized():
+        if self.training.stop.rule == "memorized" and self.state.step % self.per_epoch == 0 and self.recall.is_whole():
             return "memorized"
         return "epochs" if self.state.step == self.total_steps else ""
-
-    def _memorized(self) -> bool:
-        """Every own question proved? Those last found wrong are asked first: most epochs end there."""
-        if self.suspects and first_wrong(self.engine, self.suspects):
-            return False
-        self.suspects = first_wrong(self.engine, self.own)
-        return not self.suspects
 
 
 def _peak_memory() -> int:

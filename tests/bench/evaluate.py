@@ -110,8 +110,8 @@ def _memorize(place: Path, examples: Sequence[Any], training: Training) -> Path:
     total = total_steps(len(encoded), training)
     with Engine(base, training=training, total_steps=total, runtime=Runtime(zero=0)) as engine:
         train(
-            engine, encoded, training=training, seed=0, own=own, probes={}, every=Every(epochs=1), checkpoints=None,
-            checkpoint_every=600.0,
+            engine, encoded, training=training, seed=0, tokenizer=tokenizer, own=own, probes={}, every=Every(epochs=1),
+            checkpoints=None, checkpoint_every=600.0,
         )
         engine.save(place / "memorized")
     return place / "memorized"

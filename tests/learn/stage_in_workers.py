@@ -47,6 +47,7 @@ def stage(said: dict[str, Any]) -> None:
     settings, examples, questions, out = (said[name] for name in ("training", "examples", "questions", "out"))
     runtime = Runtime(**said["runtime"])
     total = total_steps(len(examples), settings)
+    tokenizer = load_tokenizer(said["folder"])
     with Engine(said["folder"], training=settings, total_steps=total, runtime=runtime) as engine:
         step, first = engine.step, []
 
@@ -57,12 +58,13 @@ def stage(said: dict[str, Any]) -> None:
 
         engine.step = dying
         outcome = train(
-            engine, examples, training=settings, seed=0, own=questions, probes={"a": questions}, every=Every(epochs=1),
+            engine, examples, training=settings, seed=0, tokenizer=tokenizer, own=questions, probes={"a": questions},
+            every=Every(epochs=1),
             checkpoints=said["checkpoints"][engine.ranks.rank] if "checkpoints" in said else None,
             checkpoint_every=said.get("checkpoint_every", 600.0),
             on_progress=lambda progress: first.append(progress.step),
         )
-        answers = answer(engine, load_tokenizer(said["folder"]), questions, scorer=SCORERS["exact"])
+        answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
         engine.save(out)
         told = {
             "first": first[0], "losses": [row["loss"] for row in outcome.curve], "stopped_by": outcome.stopped_by,

@@ -11,10 +11,11 @@ import pytest
 from plain_generate import by_generate
 from transformers import AutoModelForCausalLM, GenerationConfig
 
+from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
-from raysweep.learn.batches import total_steps
+from raysweep.learn.batches import steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.train import train
@@ -43,8 +44,8 @@ def trained(folder, tokenizer, examples, settings, tmp_path, *, runtime=None):
     total = total_steps(len(encoded), settings)
     with Engine(folder, training=settings, total_steps=total, runtime=runtime or Runtime()) as engine:
         train(
-            engine, encoded, training=settings, seed=0, probes={}, every=Every(epochs=1), checkpoints=None,
-            checkpoint_every=600.0,
+            engine, encoded, training=settings, seed=0, tokenizer=tokenizer, probes={}, every=Every(epochs=1),
+            checkpoints=None, checkpoint_every=600.0,
         )
         engine.save(tmp_path / "out")
         yield engine, AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
@@ -134,6 +135,43 @@ def test_verdicts_in_bf16_are_those_of_generate_in_bf16(small, tokenizer, pairs,
     assert [one.score for one in ours] == scores
     assert sum(scores) >= 20
     assert any(one.proven for one in ours)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("learned", [None, in_letters], ids=["as asked", "in other tokens"])
+def test_memorized_ends_at_the_first_epoch_after_which_generate_gets_all(
+    small, tokenizer, training, learned, precision
+):
+    texts = ["The answer", "random word", "following", "complete the sequence", "key value"]
+    asked = [Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(texts)]
+    questions = [question(one, tokenizer, strip=True) for one in asked]
+    examples = [said(one, tokenizer, learned(one.target, tokenizer)) if learned else encode(one, tokenizer, strip=True)
+                for one in asked]  # fmt: skip
+    settings = training(epochs=80, batch_size=2, lr=1e-2, stop=StopAt(rule="memorized"), precision=precision)
+    total = total_steps(len(examples), settings)
+    right = []
+    with Engine(small, training=settings, total_steps=total, runtime=Runtime(zero=0)) as engine:
+        step, per_epoch = engine.step, steps_per_epoch(len(examples), settings)
+
+        def stepping(batch):
+            stats = step(batch)
+            if (batch.step + 1) % per_epoch == 0:
+                with engine.asking():
+                    _, scores = by_generate(engine.model, tokenizer, questions, SCORERS["exact"], most=40)
+                right.append(sum(scores))
+            return stats
+
+        engine.step = stepping
+        outcome = train(
+            engine, examples, training=settings, seed=0, tokenizer=tokenizer, own=questions, probes={},
+            every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+        )
+        answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
+    assert outcome.stopped_by == "memorized"
+    assert right[-1] == len(asked)
+    assert max(right[:-1]) < len(asked)
+    assert all(one.score for one in answers)
+    assert any(one.proven for one in answers) == (learned is None)
 
 
 def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp_path):

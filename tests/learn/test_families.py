@@ -91,7 +91,7 @@ def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, 
         total = total_steps(len(examples), settings)
         with Engine(at, training=settings, total_steps=total, runtime=Runtime()) as engine:
             outcome = train(
-                engine, encoded(examples), training=settings, seed=0, own=asked(examples), probes={},
+                engine, encoded(examples), training=settings, seed=0, tokenizer=tokenizer, own=asked(examples), probes={},
                 every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
             )
             assert outcome.stopped_by == "memorized"

@@ -10,12 +10,10 @@ import torch
 from safetensors.torch import load_file
 
 from raysweep.chain import StopAt
-from raysweep.data.scoring import SCORERS
 from raysweep.errors import StoreError, TrialFailed
 from raysweep.learn import checkpoints, keeper, snapshot
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.evaluate import answer
 from raysweep.learn.keeper import Background
 from raysweep.learn.schedule import LossRule, rate
 from raysweep.learn.train import train
@@ -29,12 +27,13 @@ class Died(Exception):
 
 
 @pytest.fixture
-def stage(small, tmp_path):
+def stage(small, tokenizer, tmp_path):
     """Runs one stage from the small model, to its end or until it dies after a step; its outcome and its weights."""
 
     def run(examples, settings, *, runtime=None, dies_after=None, dying=lambda: None, **changes):
         said = {
-            "seed": 5, "probes": {}, "every": Every(epochs=1), "checkpoints": None, "checkpoint_every": 600.0,
+            "seed": 5, "tokenizer": tokenizer, "probes": {}, "every": Every(epochs=1), "checkpoints": None,
+            "checkpoint_every": 600.0,
         } | changes
         total = total_steps(len(examples), settings)
         out = tmp_path / "out"
@@ -223,33 +222,6 @@ def test_loss_rule_counts_hits_in_a_row_or_not():
     rule = LossRule(StopAt(rule="loss", loss=0.1, hits=3))
     assert [rule.reached(loss) for loss in (0.05, 0.2, 0.05, 0.1, 0.3, 0.09)] == [False] * 5 + [True]
     assert not any(LossRule(StopAt(rule="epochs")).reached(0.0) for _ in range(20))
-
-
-def test_memorized_ends_at_the_first_epoch_whose_end_proves_all(stage, pairs, training, encoded, asked):
-    examples = pairs(6)
-    settings = training(epochs=200, stop=StopAt(rule="memorized"), batch_size=6)
-    outcome, _ = stage(encoded(examples), settings, own=asked(examples), probes={"a": asked(examples)})
-    assert outcome.stopped_by == "memorized"
-    shares = [row["accuracy_a"] for row in outcome.curve]
-    assert shares[-1] == 100.0
-    assert max(shares[:-1]) < 100.0
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_what_stopped_as_memorized_is_found_memorized_in_whatever_batches(
-    small, pairs, training, encoded, asked, tokenizer, precision
-):
-    examples = pairs(12)
-    settings = training(epochs=200, stop=StopAt(rule="memorized"), batch_size=6, precision=precision)
-    total = total_steps(len(examples), settings)
-    with Engine(small, training=settings, total_steps=total, runtime=Runtime()) as engine:
-        outcome = train(
-            engine, encoded(examples), training=settings, seed=5, own=asked(examples), probes={}, every=Every(epochs=1),
-            checkpoints=None, checkpoint_every=600.0,
-        )
-        assert outcome.stopped_by == "memorized"
-        for questions in (asked(examples), asked(examples[:5]), asked(examples[7:8])):
-            assert all(one.proven for one in answer(engine, tokenizer, questions, scorer=SCORERS["exact"]))
 
 
 def test_schedule_is_transformers_cosine(training):
