@@ -66,6 +66,7 @@ class Engine:
         self._engine: Any = None
         self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
         self._longest = longest
+        self._asks_at_once = False
         self._open(for_training=for_training, trust_remote_code=trust_remote_code)
         # Packing pays where attention skips what a packed batch masks; elsewhere sorted micro-batches are faster.
         self.packed = self.model.config._attn_implementation == "flash_attention_2"
@@ -109,10 +110,10 @@ class Engine:
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[Scored]:
-        """Inside, every rank holds the whole model in evaluation mode and may run it any number of times."""
+        """Inside, the model is in evaluation mode, and every rank may run it any number of times; all enter and leave."""
         self.scored.eval()
         try:
-            with torch.inference_mode(), zero.gathered(self._engine) if self._engine else contextlib.nullcontext():
+            with torch.inference_mode(), self._whole():
                 yield self.scored
         finally:
             self.scored.train(self._engine is not None)
@@ -189,6 +190,11 @@ class Engine:
         self._scored = self._engine.module
         self._scored.train()
 
+    def _whole(self) -> contextlib.AbstractContextManager[None]:
+        if self._engine is None:
+            return contextlib.nullcontext()
+        return zero.gathered(self._engine, self.ranks, at_once=self._asks_at_once)
+
     def _fit(self) -> bool:
         """Refuse what has no room, and cut micro-batches so that they have; whether activations are recomputed."""
         try:
@@ -197,8 +203,9 @@ class Engine:
             log.warning("what %s needs of memory cannot be told: %s", self.folder, error)
             return bool(self.runtime.gradient_checkpointing)
         told = {"training": self.training, "runtime": self.runtime.model_copy(update={"workers": self.ranks.size})}
-        room = self._room()
+        room = memory.Room.least(self.ranks.gather(self._room()))
         memory.refuse_what_does_not_fit(shape, **told, room=room)
+        self._asks_at_once = memory.asks_at_once(shape, **told, room=room)
         recomputes = memory.recomputes(shape, self.runtime, on_gpu=room.device is not None)
         if room.device is not None:
             told |= {"available": room.device, "longest": self._longest, "most": self._tokens_at_once}

@@ -11,6 +11,7 @@ import logging
 import math
 import re
 import struct
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,15 @@ from raysweep.errors import TrialFailed
 from raysweep.spec import Runtime, impossible
 
 __all__ = [
-    "Need", "Room", "Shape", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of", "tokens_at_once",
+    "Need", "Room", "Shape", "asks_at_once", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of",
+    "tokens_at_once",
 ]
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTED_FROM = 10**9  # weights; larger models recompute activations on a GPU rather than keep them
 BUCKET = 500_000_000  # gradients on their way to their shard, in weights
+QUESTIONS_ROOM = 1.2  # of all weights must be free to ask at once: keys, activations and logits come beside them
 LOGITS_BYTES = 3 * 4 * 2**27  # float32 logits of one chunk, their softmax and gradient
 PER_WEIGHT = {  # precision: weight, gradient, optimizer states with the master copy that ZeRO keeps
     "fp32": (4, 4, 12),
@@ -49,13 +52,18 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Bytes of one worker's device (`host` those of its machine's memory), by what they hold."""
+    """Bytes of one worker's device (`host` those of its machine's memory), by what they hold.
+
+    While a stage is asked a worker holds `asking` beside its shards, one layer at a time, or, where there is room, all
+    weights (`whole`); both are 0 where its own weights are all of them.
+    """
 
     weights: int
     gradients: int
     states: int
     activations: int
     asking: int
+    whole: int
     host: int
 
     @property
@@ -65,7 +73,7 @@ class Need:
 
     @property
     def device(self) -> int:
-        """The most at any time. While a stage is asked, each worker holds all weights beside its own."""
+        """The most at any time."""
         return self.held + max(self.activations, self.asking)
 
 
@@ -77,11 +85,18 @@ class Room:
     device: int | None
     host: int | None
 
-    def holds(self, needed: Need) -> bool:
-        """Whether what stays for the whole stage has room."""
+    def holds(self, needed: Need, *, more: int = 0) -> bool:
+        """Whether what stays for the whole stage has room, and `more` where the stage is trained."""
         if self.device is None:
-            return self.host is None or needed.held + needed.host <= self.host
-        return needed.held <= self.device and (self.host is None or needed.host <= self.host)
+            return self.host is None or needed.held + needed.host + more <= self.host
+        return needed.held + more <= self.device and (self.host is None or needed.host <= self.host)
+
+    @classmethod
+    def least(cls, rooms: Sequence[Room]) -> Room:
+        """What each of some workers may use."""
+        devices = [room.device for room in rooms if room.device is not None]
+        hosts = [room.host for room in rooms if room.host is not None]
+        return cls(min(devices, default=None), min(hosts, default=None))
 
 
 def shape_of(folder: Path) -> Shape:
@@ -116,13 +131,15 @@ def need(shape: Shape, *, training: Training, runtime: Runtime, tokens: int, rec
         host, weights = host + weights, 0
     if runtime.zero == 3:
         gradients += min(BUCKET, shape.weights) * weight
-    whole = weights == shape.weights * weight
+    whole = 0 if weights == shape.weights * weight else shape.weights * weight
+    embeddings = 2 * shape.vocabulary * shape.hidden * weight
     return Need(
         weights=weights,
         gradients=gradients,
         states=states,
         activations=_activations(shape, tokens, weight, recomputed),
-        asking=0 if whole else shape.weights * weight,
+        asking=min(whole, embeddings + whole // max(1, shape.layers)),
+        whole=whole,
         host=host,
     )
 
@@ -134,12 +151,18 @@ def recomputes(shape: Shape, runtime: Runtime, *, on_gpu: bool) -> bool:
     return on_gpu and shape.weights > CHECKPOINTED_FROM
 
 
+def asks_at_once(shape: Shape, *, training: Training, runtime: Runtime, room: Room) -> bool:
+    """Whether there is room for all weights on every worker while a stage is asked, and for the questions."""
+    needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
+    return room.holds(needed, more=math.ceil(QUESTIONS_ROOM * needed.whole))
+
+
 def refuse_what_does_not_fit(shape: Shape, *, training: Training, runtime: Runtime, room: Room) -> None:
     """TrialFailed, with what would fit, where there is too little room even without activations."""
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     if room.holds(needed):
         return
-    stays = {name: value for name, value in asdict(needed).items() if value and name != "asking"}
+    stays = {name: value for name, value in asdict(needed).items() if value and name not in ("asking", "whole")}
     parts = ", ".join(f"{name} {_gib(value)}" for name, value in stays.items())
     places = {"the device": room.device, "the machine's free memory": room.host}
     found = ", ".join(f"{name} {_gib(size)} a worker" for name, size in places.items() if size is not None)
@@ -162,8 +185,8 @@ def tokens_at_once(
     least = needed(most)
     if least.device > available:
         log.warning(
-            "beside %s that stay, a stage needs about %s for an example of %d tokens and %s for all weights while it is "
-            "asked; the device has %s and may run out: gradient_checkpointing, offload or more workers under runtime help",
+            "beside %s that stay, a stage needs about %s for an example of %d tokens, and %s while it is asked; the device "
+            "has %s and may run out: gradient_checkpointing, offload or more workers under runtime help",
             _gib(least.held), _gib(least.activations), longest, _gib(least.asking), _gib(available),
         )  # fmt: skip
     return most

@@ -2,7 +2,7 @@
 
 ZeRO shards what training holds over the ranks: optimizer states (1), gradients (2), weights (3). Facts that this module
 stands on (DeepSpeed 0.19): `engine.destroy()` leaves a ZeRO-3 model referenced from module hooks, a global module stack
-and the coordinator's caches; ops are probed and built on the first use; generation needs the weights gathered once.
+and the coordinator's caches; ops are probed and built on the first use; its hooks want every rank to make the same passes.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from torch import nn
 
 from raysweep.chain import Training
 from raysweep.errors import TrialFailed
+from raysweep.learn.layers import LayerByLayer
 from raysweep.learn.ranks import Ranks
 from raysweep.learn.zero_settings import refuse_what_cannot_be, settings
 from raysweep.spec import Runtime
@@ -77,18 +78,23 @@ def sharded_loading(*, training: Training, runtime: Runtime, ranks: Ranks) -> It
 
 
 @contextlib.contextmanager
-def gathered(engine: Any) -> Iterator[None]:
-    """Inside, every rank holds all weights and calls into the module are ordinary ones: no collective, any number."""
+def gathered(engine: Any, ranks: Ranks, *, at_once: bool) -> Iterator[None]:
+    """Inside, calls into the module are ordinary ones, any number on each rank.
+
+    `at_once`: every rank holds all weights, and no call is a collective one. Otherwise it holds one layer more than its
+    shards, and each pass waits for the other ranks' shards.
+    """
     if engine.zero_optimization_stage() < 3 or _is_whole(engine):
         yield
         return
     offload = engine.optimizer.parameter_offload
-    with _deepspeed().zero.GatheredParameters(list(engine.module.parameters())):
-        _remove_hooks(offload)
-        try:
+    gather = _deepspeed().zero.GatheredParameters
+    _remove_hooks(offload)
+    try:
+        with gather(list(engine.module.parameters())) if at_once else LayerByLayer(engine.module, gather, ranks):
             yield
-        finally:
-            offload._register_deepspeed_module(offload.module)
+    finally:
+        offload._register_deepspeed_module(offload.module)
 
 
 def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:

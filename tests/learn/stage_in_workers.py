@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from raysweep.data.scoring import SCORERS
-from raysweep.learn import snapshot
+from raysweep.learn import memory, snapshot
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
@@ -46,6 +46,8 @@ def stage(said: dict[str, Any]) -> None:
         snapshot.write = killed(snapshot.write, said["killed_in_write"])
     settings, examples, questions, out = (said[name] for name in ("training", "examples", "questions", "out"))
     runtime = Runtime(**said["runtime"])
+    if said.get("layer_by_layer"):
+        memory.asks_at_once = lambda *_, **__: False
     total = total_steps(len(examples), settings)
     tokenizer = load_tokenizer(said["folder"])
     with Engine(said["folder"], training=settings, total_steps=total, runtime=runtime) as engine:

@@ -110,8 +110,7 @@ def test_micro_batches_are_as_large_as_there_is_room_for(training, llama, caplog
     assert "an example of 2048 tokens" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.WARNING):
-        assert tokens(80 * GIB, workers=2) > 500
-    assert "15.0 GiB for all weights while it is asked" in caplog.text
+        assert tokens(80 * GIB, workers=2) > 500 and not caplog.records
     assert recomputes(llama, Runtime(), on_gpu=True)
     assert not recomputes(llama, Runtime(gradient_checkpointing=False), on_gpu=True)
 

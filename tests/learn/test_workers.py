@@ -57,12 +57,15 @@ def test_two_workers_make_the_steps_of_a_plain_float64_loop(small, training, job
         assert farthest(ours.weights, theirs.weights) < 2e-5
 
 
-def test_two_workers_answer_as_generate_does(job, tokenizer, tmp_path, pairs, asked, encoded, training):
-    """Part of it known by heart; an odd number of questions."""
+@pytest.mark.parametrize("layer_by_layer", [False, True])
+def test_two_workers_answer_as_generate_does(
+    job, tokenizer, tmp_path, pairs, asked, encoded, training, layer_by_layer
+):
+    """Part of it known by heart; an odd number of questions; with room for all weights while they are asked and without."""
     known, unknown = pairs(12), pairs(7, seed=1)
     questions = asked([*known, *unknown])
     job |= {"training": training(epochs=50, lr=1e-2), "examples": encoded(known), "questions": questions}
-    out, codes = started(2, job | {"runtime": {"zero": 3}}, tmp_path)
+    out, codes = started(2, job | {"runtime": {"zero": 3}, "layer_by_layer": layer_by_layer}, tmp_path)
     assert codes == [0, 0]
     model = AutoModelForCausalLM.from_pretrained(out).eval()
     _, scores = by_generate(model, tokenizer, questions, SCORERS["exact"], most=40)
