@@ -33,6 +33,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 16384}  # of one micro-batch, padding included, where no size is asked for
+LOGITS_ERROR = {"fp32": 1e-4, "bf16": 0.03, "bf16_pure": 0.03}  # of the greatest: no more than rounding
 PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more forward and backward pass costs, in tokens
 
 
@@ -67,7 +68,12 @@ class Engine:
         self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
         self._longest = longest
         self._asks_at_once = False
-        self._open(for_training=for_training, trust_remote_code=trust_remote_code)
+        try:
+            self._open(for_training=for_training, trust_remote_code=trust_remote_code)
+            self._check_logits()
+        except BaseException:
+            self.close()
+            raise
         # Packing pays where attention skips what a packed batch masks; elsewhere sorted micro-batches are faster.
         self.packed = self.model.config._attn_implementation == "flash_attention_2"
 
@@ -189,6 +195,16 @@ class Engine:
         self._engine = zero.start(Scored(model), **parts)
         self._scored = self._engine.module
         self._scored.train()
+
+    def _check_logits(self) -> None:
+        """BadInput where training and asking by our own logits would not be of this model."""
+        with self.asking() as scored:
+            error = scored.logits_error(self.device)
+        if error > LOGITS_ERROR[self.training.precision]:
+            raise BadInput(
+                f"model folder {self.folder}: {type(self.model).__name__} computes its logits in a way that is not known "
+                f"here (ours are {error:.1%} off), so its losses and answers would be wrong; use a decoder of another family"
+            )
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         if self._engine is None:

@@ -12,7 +12,7 @@ that of `transformers.generate`, but for ties within rounding that generation it
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from raysweep.learn.generate import generate
 __all__ = ["Prediction", "Recall", "answer"]
 
 BATCH = 64
+WHITE = 16  # tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,8 @@ def answer(
 
     `max_new_tokens` is the scorer's own limit where it is None.
     """
-    reader = Reader(tokenizer, scorer, max_new_tokens or scorer.max_new_tokens, _ends(engine, tokenizer))
+    most = max_new_tokens or scorer.max_new_tokens
+    reader = Reader(tokenizer, scorer, lambda one: most, _ends(engine, tokenizer))
     own = _dealt(engine, questions)
     with engine.asking():
         parts = _answers(engine, reader, [questions[index] for index in own], batch_size)
@@ -58,18 +60,20 @@ def answer(
 class Recall:
     """Whether the model in an engine has questions by heart: greedy generation gives their targets, by exact match.
 
-    A proved target counts even where its text is not read back as it was written, since no model can do better.
+    A proved target counts even where its text is not read back as it was written, since no model can do better. An answer
+    has as many tokens as its target has bytes, and WHITE more: a model that has learned nothing yet may well say white
+    space for ever, which an exact match may begin with.
     """
 
     def __init__(self, engine: Engine, tokenizer: Any, questions: Sequence[Question]):
         exact = SCORERS["exact"]
         self._engine = engine
-        self._reader = Reader(tokenizer, exact, exact.max_new_tokens, _ends(engine, tokenizer))
+        self._reader = Reader(tokenizer, exact, _bytes_and_white, _ends(engine, tokenizer))
         self._questions = questions
         self._suspects: list[Question] = []
 
     def is_whole(self) -> bool:
-        """True where `answer` would find every question right; every rank calls. Those last found wrong are asked first,
+        """True where `answer` finds every question right; every rank calls. Those last found wrong are asked first,
         and the first batch with a wrong one ends it: most epochs end there."""
         if self._suspects and self._wrong(self._suspects):
             return False
@@ -88,21 +92,21 @@ class Recall:
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads tokens as an answer: its text, and whether more tokens could change its score."""
+    """Reads tokens as an answer: its text, and whether more tokens could change its score. `most`: a question's limit."""
 
     tokenizer: Any
     scorer: Scorer
-    most: int
+    most: Callable[[Question], int]
     ends: frozenset[int]
 
     def text(self, tokens: Sequence[int], one: Question) -> str:
         """The answer so far: up to eos, up to the stop text, without control tokens."""
-        whole = self._decoded(_before_end(tokens[: self.most], self.ends))
+        whole = self._decoded(_before_end(tokens[: self.most(one)], self.ends))
         return whole.split(one.stop, 1)[0] if one.stop else whole
 
     def is_whole(self, tokens: Sequence[int], one: Question) -> bool:
         """Has the answer come to its own end, or to its longest?"""
-        if len(tokens) >= self.most or (tokens and tokens[-1] in self.ends):
+        if len(tokens) >= self.most(one) or (tokens and tokens[-1] in self.ends):
             return True
         return bool(tokens and one.stop and one.stop in self._decoded(tokens))
 
@@ -148,6 +152,10 @@ def _answers(
             (index, reader.prediction(tokens, questions[index], proven=False))
             for index, (_, tokens) in zip(numbers, done, strict=True)
         ]
+
+
+def _bytes_and_white(one: Question) -> int:
+    return min(SCORERS["exact"].max_new_tokens, WHITE + max(len(gold.encode()) for gold in one.golds))
 
 
 def _ends(engine: Engine, tokenizer: Any) -> frozenset[int]:

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 __all__ = ["Scored"]
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB of float32; a 128k vocabulary at every position would be the memory peak otherwise
+CHECKED = 8  # tokens whose logits are compared with the model's own when it is opened
 LOOKED_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}  # where only the greatest is wanted: what stays in a CPU's cache
 
 
@@ -81,6 +82,16 @@ class Scored(nn.Module):
         if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
             logits_NV = torch.tanh(logits_NV / cap) * cap
         return logits_NV
+
+    @torch.no_grad()
+    def logits_error(self, device: torch.device) -> float:
+        """How far `logits` is from the model's own at most, as a part of its greatest one: another family may do to them what
+        is not known here."""
+        count = min(CHECKED, self.model.config.get_text_config().vocab_size)
+        tokens_BL = torch.arange(count, device=device)[None]
+        ours_NV = self.logits(self.hidden(tokens_BL, tokens_BL[0]))
+        theirs_NV = self.model(input_ids=tokens_BL, use_cache=False).logits[0].float()
+        return ((ours_NV - theirs_NV).abs().max() / theirs_NV.abs().max()).item()
 
     def _loss(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden_ND), labels_N, reduction="sum")

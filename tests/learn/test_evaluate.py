@@ -17,7 +17,7 @@ from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.learn.batches import steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.evaluate import answer
+from raysweep.learn.evaluate import Recall, answer
 from raysweep.learn.train import train
 from raysweep.spec import Every, Runtime
 
@@ -172,6 +172,22 @@ def test_memorized_ends_at_the_first_epoch_after_which_generate_gets_all(
     assert max(right[:-1]) < len(asked)
     assert all(one.score for one in answers)
     assert any(one.proven for one in answers) == (learned is None)
+
+
+def test_a_model_that_says_white_space_for_ever_is_soon_found_not_to_have_memorized(
+    small, tokenizer, pairs, training, tmp_path
+):
+    """An exact match may begin with it, so that nothing else ends the answer."""
+    examples, passes = pairs(6), []
+    questions = [question(one, tokenizer, strip=True) for one in examples]
+    endless = [said(one, tokenizer, in_letters("\n" * 60, tokenizer)) for one in examples]
+    with trained(small, tokenizer, endless, training(epochs=40, lr=1e-2), tmp_path) as (engine, _):
+        engine.model.register_forward_hook(lambda *_: passes.append(1))
+        assert not Recall(engine, tokenizer, questions).is_whole()
+        soon = len(passes)
+        answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=55)
+    assert not any(one.score for one in answers)
+    assert 20 <= soon < len(passes) - soon
 
 
 def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp_path):

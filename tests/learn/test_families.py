@@ -6,6 +6,8 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertLMHeadModel,
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
@@ -18,6 +20,7 @@ from transformers import (
 
 from raysweep.chain import StopAt
 from raysweep.data.scoring import SCORERS
+from raysweep.errors import BadInput
 from raysweep.learn import loss
 from raysweep.learn.batches import collate, pack, total_steps
 from raysweep.learn.engine import Engine
@@ -109,3 +112,14 @@ def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, 
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=12, eos_token_id=0, pad_token_id=0
         )
         assert tokenizer.decode(out[0, len(one.prompt) :], skip_special_tokens=True) == said.text
+
+
+def test_a_model_whose_logits_are_computed_in_another_way_is_refused(tiny, training, tmp_path):
+    """BERT as a decoder has a layer of its own before the output embedding."""
+    sizes = {name: SIZE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    BertLMHeadModel(BertConfig(**sizes, num_attention_heads=4, is_decoder=True)).save_pretrained(tmp_path)
+    copy_tokenizer(tiny, tmp_path)
+    with pytest.raises(BadInput, match="BertLMHeadModel computes its logits in a way that is not known"):
+        Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime())
+    with pytest.raises(BadInput, match="computes its logits"):
+        Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime(), for_training=False)
