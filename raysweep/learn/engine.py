@@ -21,6 +21,7 @@ from torch import nn
 from raysweep.chain import Training
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
+from raysweep.learn.attention import implementation, keeps_keys
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
@@ -33,7 +34,7 @@ log = logging.getLogger(__name__)
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "bf16_pure": torch.bfloat16}
 TOKENS_AT_ONCE = {"cpu": 8192, "cuda": 16384}  # of one micro-batch, padding included, where no size is asked for
-LOGITS_ERROR = {"fp32": 1e-4, "bf16": 0.03, "bf16_pure": 0.03}  # of the greatest: no more than rounding
+ROUNDING = {"fp32": 1e-3, "bf16": 0.03, "bf16_pure": 0.03}  # of a logit, as a part of the greatest
 PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more forward and backward pass costs, in tokens
 
 
@@ -70,12 +71,12 @@ class Engine:
         self._asks_at_once = False
         try:
             self._open(for_training=for_training, trust_remote_code=trust_remote_code)
-            self._check_logits()
+            self._try_head()
         except BaseException:
             self.close()
             raise
         # Packing pays where attention skips what a packed batch masks; elsewhere sorted micro-batches are faster.
-        self.packed = self.model.config._attn_implementation == "flash_attention_2"
+        self.packed = self.model.config._attn_implementation == "flash_attention_2" and keeps_keys(self.model.config)
 
     @property
     def model(self) -> nn.Module:
@@ -196,15 +197,13 @@ class Engine:
         self._scored = self._engine.module
         self._scored.train()
 
-    def _check_logits(self) -> None:
-        """BadInput where training and asking by our own logits would not be of this model."""
+    def _try_head(self) -> None:
+        """Let the model's own forward pass say how its logits are made."""
         with self.asking() as scored:
-            error = scored.logits_error(self.device)
-        if error > LOGITS_ERROR[self.training.precision]:
-            raise BadInput(
-                f"model folder {self.folder}: {type(self.model).__name__} computes its logits in a way that is not known "
-                f"here (ours are {error:.1%} off), so its losses and answers would be wrong; use a decoder of another family"
-            )
+            known = scored.learn_head(self.device, rounding=ROUNDING[self.training.precision])
+        if not known:
+            name = type(self.model).__name__
+            log.warning("%s makes its logits in a way of its own: they are made at every position, which takes memory", name)
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         if self._engine is None:
@@ -274,7 +273,7 @@ def _smaller(runtime: Runtime) -> str:
 def _load(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> nn.Module:
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        attention = _attention(config, dtype, device)
+        attention = implementation(config, dtype, device)
         return transformers.AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
         )
@@ -288,16 +287,6 @@ def _recompute(model: nn.Module, folder: Path) -> None:
         raise BadInput(f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false")
     named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the second is its older name
     next(getattr(model, name) for name in named if hasattr(model, name))({"use_reentrant": False})
-
-
-def _attention(config: transformers.PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Flash-attention where it is installed and this model can use it, which takes 16 bits; None leaves the choice to
-    Transformers: SDPA, else eager."""
-    if device.type != "cuda" or dtype == torch.float32 or not transformers.utils.is_flash_attn_2_available():
-        return None
-    known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    able = type(config) in known and getattr(known[type(config)], "_supports_flash_attn", False)
-    return "flash_attention_2" if able else None
 
 
 def _number(value: Any) -> float:

@@ -8,8 +8,9 @@ from typing import Protocol
 import torch
 
 from raysweep.data.encoding import Question
+from raysweep.learn.attention import keeps_all_keys
 from raysweep.learn.engine import Engine
-from raysweep.learn.prefix import has_window, shared_length, warm_cache
+from raysweep.learn.prefix import shared_length, warm_cache
 
 __all__ = ["Judge", "generate"]
 
@@ -39,14 +40,15 @@ def generate(
 
 
 class _Batch:
-    """Rows side by side, padded on the left of what they do not share, with one key cache."""
+    """Rows side by side, padded on the left of what they do not share, with one key cache; a model that gives none back
+    reads each row whole for every token."""
 
     def __init__(self, engine: Engine, rows: Sequence[Row]):
         self.model = engine.model
         self.questions = [one for one, _ in rows]
         self.tokens = [list(tokens) for _, tokens in rows]
         self.open = list(range(len(rows)))
-        shared = 0 if has_window(self.model) else shared_length([one.prompt for one in self.questions])
+        shared = shared_length([one.prompt for one in self.questions]) if keeps_all_keys(self.model.config) else 0
         texts = [[*one.prompt[shared:], *tokens] for one, tokens in rows]
         width = max(len(text) for text in texts)
         self.input_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
@@ -71,6 +73,7 @@ class _Batch:
             input_ids=self.input_BL, attention_mask=self.mask_BL, position_ids=positions, past_key_values=self.cache,
             use_cache=True, logits_to_keep=1,
         )
+        self.cache = output.get("past_key_values")
         return output.logits[:, -1].float().argmax(-1).tolist()
 
     def _advance(self, chosen: list[int], going: list[bool]) -> None:
@@ -79,9 +82,11 @@ class _Batch:
         self.open = [self.open[index] for index in kept]
         if not kept:
             return
+        fed_BL = torch.tensor([[chosen[index]] for index in kept], device=self.input_BL.device)
         if len(kept) < len(going):
             rows = torch.tensor(kept, device=self.input_BL.device)
-            self.cache.batch_select_indices(rows)
-            self.mask_BL = self.mask_BL[rows]
-        self.input_BL = torch.tensor([[chosen[index]] for index in kept], device=self.input_BL.device)
+            self.input_BL, self.mask_BL = self.input_BL[rows], self.mask_BL[rows]
+            if self.cache is not None:
+                self.cache.reorder_cache(rows)
+        self.input_BL = fed_BL if self.cache is not None else torch.cat([self.input_BL, fed_BL], dim=1)
         self.mask_BL = torch.cat([self.mask_BL, self.mask_BL.new_ones(len(kept), 1)], dim=1)

@@ -12,7 +12,9 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-__all__ = ["Prefix", "has_window", "shared_length", "warm_cache"]
+from raysweep.learn.attention import keeps_keys
+
+__all__ = ["Prefix", "shared_length", "warm_cache"]
 
 WORTH_FROM = 8  # tokens; below, the extra pass costs more than it saves
 
@@ -27,12 +29,13 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return common if common >= WORTH_FROM else 0
 
 
-def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: torch.device) -> DynamicCache:
-    """A key cache that holds `tokens` for every one of `rows` rows."""
+def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: torch.device) -> DynamicCache | None:
+    """A key cache that holds `tokens` for every one of `rows` rows; None where there are none."""
+    if not tokens:
+        return None
     cache = DynamicCache(config=model.config)
-    if tokens:
-        model.base_model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
-        cache.batch_repeat_interleave(rows)
+    model.base_model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
+    cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=device))
     return cache
 
 
@@ -40,7 +43,7 @@ class Prefix:
     """The tokens that all of some prompts begin with (`length`, maybe 0), and their keys, computed on the first use."""
 
     def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device):
-        self.length = shared_length(prompts)
+        self.length = shared_length(prompts) if keeps_keys(model.config) else 0
         self._tokens = prompts[0][: self.length] if self.length else ()
         self._model = model
         self._device = device
@@ -53,12 +56,5 @@ class Prefix:
         if self._one is None:
             self._one = warm_cache(self._model, self._tokens, rows=1, device=self._device)
         cache = copy.deepcopy(self._one)
-        cache.batch_repeat_interleave(rows)
+        cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=self._device))
         return cache
-
-
-def has_window(model: nn.Module) -> bool:
-    """Does some layer see only so many tokens back? Then padding between prefix and rest would shift its view."""
-    config = model.config.get_text_config()
-    kinds = getattr(config, "layer_types", None)
-    return any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(config, "sliding_window", None))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from plain_generate import by_generate
 from transformers import (
     AutoModelForCausalLM,
     BertConfig,
@@ -13,16 +14,20 @@ from transformers import (
     Gemma3TextConfig,
     GPTNeoXConfig,
     GraniteConfig,
+    HyperCLOVAXConfig,
     LlamaConfig,
+    Mamba2Config,
     MistralConfig,
+    Qwen3_5TextConfig,
     Qwen3Config,
 )
 
 from raysweep.chain import StopAt
+from raysweep.data.encoding import few_shot_question
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput
 from raysweep.learn import loss
-from raysweep.learn.batches import collate, pack, total_steps
+from raysweep.learn.batches import Batch, collate, pack, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import copy_tokenizer
@@ -114,12 +119,64 @@ def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, 
         assert tokenizer.decode(out[0, len(one.prompt) :], skip_special_tokens=True) == said.text
 
 
-def test_a_model_whose_logits_are_computed_in_another_way_is_refused(tiny, training, tmp_path):
-    """BERT as a decoder has a layer of its own before the output embedding."""
-    sizes = {name: SIZE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
-    BertLMHeadModel(BertConfig(**sizes, num_attention_heads=4, is_decoder=True)).save_pretrained(tmp_path)
+WITH_STATES = {
+    "qwen3_5": Qwen3_5TextConfig(
+        **GROUPED, layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4,
+        linear_key_head_dim=16, linear_value_head_dim=16,
+    ),
+    "mamba2": Mamba2Config(
+        vocab_size=1024, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16, state_size=16, chunk_size=16, n_groups=1,
+        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", WITH_STATES)
+def test_recurrent_layers_answer_as_generate_does(family, tiny, tokenizer, pairs, training, encoded, asked, tmp_path):
+    """Prompts that begin alike, of unequal length; part of it known."""
+    with torch.random.fork_rng():
+        torch.manual_seed(2)
+        AutoModelForCausalLM.from_config(WITH_STATES[family]).save_pretrained(tmp_path / "base")
+    copy_tokenizer(tiny, tmp_path / "base")
+    known = pairs(10)
+    few_shot = [few_shot_question(one, known[:3], tokenizer) for one in known[3:]]
+    settings = training(lr=5e-3, batch_size=5, epochs=30)
+    total = total_steps(len(known), settings)
+    with Engine(tmp_path / "base", training=settings, total_steps=total, runtime=Runtime()) as engine:
+        train(
+            engine, encoded(known), training=settings, seed=0, tokenizer=tokenizer, probes={}, every=Every(epochs=1),
+            checkpoints=None, checkpoint_every=600.0,
+        )
+        engine.save(tmp_path / "out")
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
+        for questions in (asked([*known, *pairs(5, seed=1)]), few_shot):
+            ours = answer(engine, tokenizer, questions, scorer=SCORERS["rouge_l"], max_new_tokens=12)
+            texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12)
+            assert [one.text for one in ours] == texts
+            assert questions is few_shot or 0 < sum(one.proven for one in ours) < len(questions)
+
+
+def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, training, encoded, tmp_path, caplog):
+    """This family multiplies by a setting of which others know that they divide by it."""
+    model = AutoModelForCausalLM.from_config(HyperCLOVAXConfig(**SIZE, logits_scaling=3.0))
+    model.save_pretrained(tmp_path)
     copy_tokenizer(tiny, tmp_path)
-    with pytest.raises(BadInput, match="BertLMHeadModel computes its logits in a way that is not known"):
-        Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime())
-    with pytest.raises(BadInput, match="computes its logits"):
-        Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime(), for_training=False)
+    batch = Batch(0, 0, tuple(encoded(pairs(3))))
+    with Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime()) as engine:
+        stats = engine.step(batch)
+    total = 0.0
+    for one in batch.examples:
+        tokens = torch.from_numpy(one.tokens).long()
+        labels = torch.where(torch.from_numpy(one.targets), tokens, -100)
+        total += model(input_ids=tokens[None], labels=labels[None]).loss.item() * one.targets.sum()
+    assert stats.loss_sum == pytest.approx(total, rel=1e-5)
+    assert "HyperCLOVAXForCausalLM makes its logits in a way of its own" in caplog.text
+
+
+@pytest.mark.parametrize("for_training", [True, False])
+def test_a_model_that_sees_what_comes_after_a_token_is_refused(tiny, training, tmp_path, for_training):
+    sizes = {name: SIZE[name] for name in ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers")}
+    BertLMHeadModel(BertConfig(**sizes, num_attention_heads=4)).save_pretrained(tmp_path)
+    copy_tokenizer(tiny, tmp_path)
+    with pytest.raises(BadInput, match="BertLMHeadModel is no decoder"):
+        Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime(), for_training=for_training)
