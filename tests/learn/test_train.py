@@ -192,6 +192,24 @@ def test_a_checkpoint_of_another_zero_stage_starts_the_stage_again_and_is_said(
     assert "of 1 workers at ZeRO 3, and this stage now has 1 at ZeRO 1: it starts again" in caplog.text
 
 
+@pytest.mark.parametrize(("before", "after"), [("none", "all"), ("all", "optimizer"), ("optimizer", "none")])
+def test_a_stage_goes_on_with_another_offload(stage, pairs, training, encoded, tmp_path, before, after):
+    """As one would after running out of memory; the same but for the order in which sums are made."""
+    examples, settings = encoded(pairs(12)), training(epochs=3, precision="bf16")
+    kept = {"checkpoints": tmp_path / "kept"}
+    whole, weights = stage(examples, settings)
+    with pytest.raises(Died):
+        stage(examples, settings, **kept, runtime=Runtime(offload=before), checkpoint_every=0.0, dies_after=4)
+    told = []
+    resumed, weights_resumed = stage(
+        examples, settings, **kept, runtime=Runtime(offload=after), on_progress=told.append
+    )
+    assert told[0].step > 1
+    assert [row["loss"] for row in resumed.curve] == pytest.approx([row["loss"] for row in whole.curve], rel=1e-4)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(weights_resumed[name], tensor, rtol=0.01, atol=1e-4)
+
+
 def test_without_memory_for_a_copy_a_checkpoint_is_written_at_once(
     stage, pairs, training, encoded, tmp_path, monkeypatch, caplog
 ):
