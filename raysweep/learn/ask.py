@@ -17,9 +17,9 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import Prefix
 
-__all__ = ["Forced", "force", "proved_share", "rounding"]
+__all__ = ["Forced", "dealt", "force", "likely_share"]
 
-# By how much the lead of a logit can shift when the same sums are computed in another order.
+# The lead that a logit needs to be ahead however the batch is cut, since sums are made in another order then.
 _ROUNDING = {torch.float32: 1e-3, torch.bfloat16: 0.5, torch.float16: 0.1}
 
 TOKENS_AT_ONCE = {"cpu": 2048, "cuda": 16384}  # of one pass, padding included
@@ -30,41 +30,48 @@ PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more pass costs, in tokens
 class Forced:
     """What greedy decoding begins with: `tokens` up to and with the first that is not the target's, as far as sure.
 
-    `proved`: the whole target, its end included, is what greedy decoding gives.
+    `proved`: the whole target, its end included, is what greedy decoding gives, in whatever batch. `likely`: every token of
+    the target is the most probable one, by however little.
     """
 
     tokens: tuple[int, ...]
     proved: bool
+    likely: bool
 
 
-def proved_share(engine: Engine, questions: Sequence[Question]) -> float:
-    """Percent of the questions whose target is proved; every rank calls and gets the same number."""
+def dealt(engine: Engine, questions: Sequence[Question]) -> list[int]:
+    """The numbers of this rank's questions."""
+    order = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt))
+    return order[engine.ranks.rank :: engine.ranks.size]
+
+
+def likely_share(engine: Engine, questions: Sequence[Question]) -> float:
+    """Percent of the questions whose target is the most probable answer; every rank calls and gets the same number."""
     if not questions:
         return 100.0
+    own = [questions[index] for index in dealt(engine, questions)]
     with engine.asking() as scored:
-        own = questions[engine.ranks.rank :: engine.ranks.size]
-        right = sum(one.proved for part in force(engine, scored, own, margin=0.0) for _, one in part)
+        right = sum(one.likely for part in force(engine, scored, own) for _, one in part)
     return 100.0 * engine.ranks.sum([right])[0] / len(questions)
 
 
-def rounding(engine: Engine) -> float:
-    """The lead that a logit of this engine's model needs to be ahead however the batch is cut."""
-    return _ROUNDING[next(engine.model.parameters()).dtype]
-
-
-def force(
-    engine: Engine, scored: Scored, questions: Sequence[Question], *, margin: float
-) -> Iterator[list[tuple[int, Forced]]]:
+def force(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iterator[list[tuple[int, Forced]]]:
     """Teacher-forced answers, each with its question's number, batch by batch in order of length.
 
-    A token counts as sure when its logit leads by more than `margin`. Call it inside `engine.asking()`.
+    What the weights as they are were asked before is known, and comes first. Call it inside `engine.asking()`.
     """
-    prefix = Prefix(scored.model, [one.prompt for one in questions], engine.device)
-    order = sorted(range(len(questions)), key=lambda index: _length(questions[index]))
+    known = engine.answers
+    if before := [(index, known[one]) for index, one in enumerate(questions) if one in known]:
+        yield before
+    new = [index for index, one in enumerate(questions) if one not in known]
+    prefix = Prefix(scored.model, [questions[index].prompt for index in new], engine.device)
+    order = sorted(new, key=lambda index: _length(questions[index]))
     start = 0
     for size in _sizes([_length(questions[index]) - prefix.length for index in order], engine.device.type):
         chosen = order[start : start + size]
-        yield list(zip(chosen, _forced(engine, scored, [questions[index] for index in chosen], prefix, margin), strict=True))
+        found = list(zip(chosen, _forced(engine, scored, [questions[index] for index in chosen], prefix), strict=True))
+        known.update((questions[index], answer) for index, answer in found)
+        yield found
         start += size
 
 
@@ -84,7 +91,7 @@ def _sizes(lengths: Sequence[int], kind: str) -> Iterator[int]:
 
 
 def _forced(
-    engine: Engine, scored: Scored, questions: Sequence[Question], prefix: Prefix, margin: float
+    engine: Engine, scored: Scored, questions: Sequence[Question], prefix: Prefix
 ) -> Iterator[Forced]:
     """One pass; the last token of a target is predicted and never read, so it stays out."""
     texts = [(one.prompt + one.target)[prefix.length : -1] for one in questions]
@@ -98,7 +105,7 @@ def _forced(
     placed = (torch.from_numpy(array).to(engine.device) for array in (tokens_BL, np.concatenate(sources)))
     best_N, lead_N = scored.greedy(*placed, cache=prefix.cache(len(texts)))
     best_N = best_N.cpu().numpy()
-    sure_N = (lead_N > margin).cpu().numpy() if margin else np.ones(len(best_N), dtype=bool)
+    sure_N = (lead_N > _ROUNDING[next(scored.parameters()).dtype]).cpu().numpy()
     start = 0
     for one in questions:
         end = start + len(one.target)
@@ -107,11 +114,12 @@ def _forced(
 
 
 def _reading(target: tuple[int, ...], best: np.ndarray, sure: np.ndarray) -> Forced:
-    known = (best == target) & sure
+    right = best == target
+    known = right & sure
     if known.all():
-        return Forced(target, True)
+        return Forced(target, True, True)
     first = int(np.argmin(known))
-    return Forced((*target[:first], int(best[first])) if sure[first] else target[:first], False)
+    return Forced((*target[:first], int(best[first])) if sure[first] else target[:first], False, bool(right.all()))
 
 
 def _length(one: Question) -> int:

@@ -69,6 +69,7 @@ class Engine:
         self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
         self._longest = longest
         self._asks_at_once = False
+        self.answers: dict[Any, Any] = {}  # what asking has found, as long as the weights are as they are
         try:
             self._open(for_training=for_training, trust_remote_code=trust_remote_code)
             self._try_head()
@@ -104,6 +105,7 @@ class Engine:
             raise TrialFailed(f"out of memory on {self.device} at step {batch.step + 1}: {_smaller(self.runtime)}") from error
         norm = self._norm_without_zero()
         zero.step(self._engine)
+        self.answers.clear()
         norm = _number(self._engine.get_global_grad_norm()) if norm is None else norm
         if not (math.isfinite(norm) and self._engine.was_step_applied()):
             raise TrialFailed(f"step {batch.step + 1}: the gradient is not finite at {self._where()}")
@@ -150,6 +152,7 @@ class Engine:
     def load_state(self, folder: Path) -> None:
         """Take up what was written of `snapshot`, on a fresh engine with the same number of workers."""
         zero.load_state(self._engine, str(folder))
+        self.answers.clear()
 
     def facts(self) -> dict[str, Any]:
         """What really runs, read from the engine: goes into the record."""

@@ -6,7 +6,7 @@ with a key cache, batched by length, a row at a time dropping out at eos, at the
 limit, or as soon as its scorer says that nothing can come of it.
 
 Teacher forcing and generation compute the same sums in another order. A forced token therefore counts only where its
-logit leads by more than that can shift (`ask.rounding`); where it does not, generation decides, and so every verdict is
+logit leads by more than that can shift; where it does not, generation decides, and so every verdict is
 that of `transformers.generate`, but for ties within rounding that generation itself decides by its batch.
 """
 
@@ -18,7 +18,7 @@ from typing import Any
 
 from raysweep.data.encoding import Question
 from raysweep.data.scoring import SCORERS, Scorer
-from raysweep.learn.ask import force, rounding
+from raysweep.learn.ask import dealt, force
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
 
@@ -49,7 +49,7 @@ def answer(
     """
     most = max_new_tokens or scorer.max_new_tokens
     reader = Reader(tokenizer, scorer, lambda one: most, _ends(engine, tokenizer))
-    own = _dealt(engine, questions)
+    own = dealt(engine, questions)
     with engine.asking():
         parts = _answers(engine, reader, [questions[index] for index in own], batch_size)
         found = [(own[index], prediction) for part in parts for index, prediction in part]
@@ -82,7 +82,7 @@ class Recall:
 
     def _wrong(self, questions: Sequence[Question]) -> list[Question]:
         """What is wrong in each rank's first batch with such a question."""
-        own = [questions[index] for index in _dealt(self._engine, questions)]
+        own = [questions[index] for index in dealt(self._engine, questions)]
         with self._engine.asking():
             parts = _answers(self._engine, self._reader, own, BATCH)
             missed = ([own[index] for index, one in part if not (one.proven or one.score)] for part in parts)
@@ -125,18 +125,12 @@ class Reader:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _dealt(engine: Engine, questions: Sequence[Question]) -> list[int]:
-    """The numbers of this rank's questions."""
-    order = sorted(range(len(questions)), key=lambda index: len(questions[index].prompt))
-    return order[engine.ranks.rank :: engine.ranks.size]
-
-
 def _answers(
     engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int
 ) -> Iterator[list[tuple[int, Prediction]]]:
     """Answers with their questions' numbers, batch by batch as they become known: first what forcing shows."""
     begun: list[tuple[int, tuple[int, ...]]] = []
-    for part in force(engine, engine.scored, questions, margin=rounding(engine)):
+    for part in force(engine, engine.scored, questions):
         known = []
         for index, forced in part:
             one, tokens = questions[index], _cut_at_end(forced.tokens, reader.ends)

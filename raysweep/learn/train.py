@@ -15,7 +15,7 @@ from raysweep.chain import Training
 from raysweep.data.encoding import Encoded, Question
 from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
-from raysweep.learn.ask import proved_share
+from raysweep.learn.ask import likely_share
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
 from raysweep.learn.evaluate import Recall
@@ -126,7 +126,7 @@ class _Stage:
         state.hits = self.rule.hits
         asked = bool(self.probes) and (state.step % self.every == 0 or bool(self.stopped_by))
         if asked:
-            self.accuracy = {name: proved_share(self.engine, questions) for name, questions in self.probes.items()}
+            self.accuracy = {name: likely_share(self.engine, questions) for name, questions in self.probes.items()}
             row |= {f"accuracy_{name}": share for name, share in self.accuracy.items()}
         state.seconds = time.monotonic() - self.began
         state.curve.append(row | {"seconds": state.seconds})

@@ -6,6 +6,9 @@ saw. Both ratios are medians over the sets, whose own ratios stand beside them. 
 left-padded batches of 20 in the given order with up to 1,000 new tokens (512 for gsm8k), as the released code does,
 and applies the same rule; as a figure, also in batches as large as ours (64), sorted by length.
 
+`at_stage_end_*`: the same questions asked of the model in memory when the stage that memorized them has ended, as a sweep
+asks: its stop rule `memorized` has proved them on these weights, and nothing is computed again.
+
 The model is `tiny`, in float32 and (`_bf16`) in the bfloat16 that sweeps train in unless their file says otherwise.
 `products_*`: the reference ÷ the bare matrix products of a proof in float32, on as many rows at once as a pass of ours
 has. No way to ask every token that differs from question to question is faster. `smollm2_*`: the passes alone on a model
@@ -73,7 +76,7 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
         except SourceMissing:
             continue
         with tempfile.TemporaryDirectory() as place:
-            folder = _memorize(Path(place), found[: asked.count], asked.training)
+            folder, at_end = _memorize(Path(place), found[: asked.count], asked)
             cases = {"all": found[: asked.count], "none": found[asked.count :]}
             for (case, examples), (precision, suffix) in product(cases.items(), PRECISIONS.items()):
                 name = f"{case}_memorized_{asked.name}{suffix}"
@@ -82,6 +85,8 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
                 figures[f"verdicts_differ{suffix}"] += told.pop("differ")
                 figures |= {f"{name}_{key}": value for key, value in told.items()}
             seconds = figures[f"all_memorized_{asked.name}_reference_seconds"]
+            figures[f"at_stage_end_{asked.name}_ours_seconds"] = round(at_end, 4)
+            ratios[f"at_stage_end_{asked.name}"] = round(seconds / at_end, 1)
             figures[f"products_{asked.name}"] = round(seconds / _products(folder, cases["all"]), 2)
     for case, suffix in product(("all", "none"), PRECISIONS.values()):
         of_sets = [ratios.get(f"{case}_memorized_{asked.name}{suffix}") for asked in SETS]
@@ -96,7 +101,8 @@ def _examples(asked: Asked, data_dir: Path) -> list[Any]:
     return list(islice(candidates(source, data_seed=0), 2 * asked.count))
 
 
-def _memorize(place: Path, examples: Sequence[Any], training: Training) -> Path:
+def _memorize(place: Path, examples: Sequence[Any], asked: Asked) -> tuple[Path, float]:
+    """A folder of the model that has memorized them, and the seconds that asking took when the stage had ended."""
     from raysweep.learn.batches import total_steps
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer, prepare
@@ -107,14 +113,18 @@ def _memorize(place: Path, examples: Sequence[Any], training: Training) -> Path:
     tokenizer = load_tokenizer(base)
     encoded = [encode(one, tokenizer, strip=True) for one in examples]
     own = [question(one, tokenizer, strip=True) for one in examples]
-    total = total_steps(len(encoded), training)
+    training, total = asked.training, total_steps(len(encoded), asked.training)
     with Engine(base, training=training, total_steps=total, runtime=Runtime(zero=0)) as engine:
         train(
             engine, encoded, training=training, seed=0, tokenizer=tokenizer, own=own, probes={}, every=Every(epochs=1),
             checkpoints=None, checkpoint_every=600.0,
         )
+        begun = time.perf_counter()
+        scores = _by_us(engine, tokenizer, own, asked.scorer)
+        seconds = time.perf_counter() - begun
+        assert all(scores.values())
         engine.save(place / "memorized")
-    return place / "memorized"
+    return place / "memorized", seconds
 
 
 def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: str, repeats: int) -> dict[str, Any]:
@@ -129,7 +139,7 @@ def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: st
     with Engine(folder, training=training, total_steps=1, runtime=Runtime(), for_training=False) as engine:
         generate = partial(_by_generate, engine.model, tokenizer, scorer=asked.scorer)
         contenders = {
-            "ours": partial(_by_us, engine, tokenizer, questions, asked.scorer),
+            "ours": partial(_by_us_anew, engine, tokenizer, questions, asked.scorer),
             "reference": partial(generate, questions, batch=RELEASED_BATCH),
             "same_batch": partial(generate, sorted(questions, key=_length), batch=BATCH),
         }
@@ -200,6 +210,11 @@ def _by_us(engine: Any, tokenizer: Any, questions: Sequence[Question], scorer: S
     return {one.id: one.score for one in answers}
 
 
+def _by_us_anew(engine: Any, *arguments: Any) -> dict[str, float]:
+    engine.answers.clear()
+    return _by_us(engine, *arguments)
+
+
 def _by_generate(
     model: Any, tokenizer: Any, questions: Sequence[Question], *, scorer: Scorer, batch: int
 ) -> dict[str, float]:
@@ -255,9 +270,10 @@ def _passes(engine: Any, questions: Sequence[Question], *, end: int) -> float:
 
     most = max(len(one.target) for one in questions)
     with engine.asking() as scored:
-        list(force(engine, scored, questions[:2], margin=0.0))  # warms up
+        list(force(engine, scored, questions[:2]))  # warms up
+        engine.answers.clear()
         begun = time.perf_counter()
-        list(force(engine, scored, questions, margin=0.0))
+        list(force(engine, scored, questions))
         proved = time.perf_counter()
         _generated(engine.model, questions, most=most, end=end, min_new_tokens=most)
         return round((time.perf_counter() - proved) / (proved - begun), 2)

@@ -15,7 +15,8 @@ from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
-from raysweep.learn.batches import steps_per_epoch, total_steps
+from raysweep.learn.ask import likely_share
+from raysweep.learn.batches import batches_from, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import Recall, answer
 from raysweep.learn.train import train
@@ -172,6 +173,26 @@ def test_memorized_ends_at_the_first_epoch_after_which_generate_gets_all(
     assert max(right[:-1]) < len(asked)
     assert all(one.score for one in answers)
     assert any(one.proven for one in answers) == (learned is None)
+
+
+def test_what_was_proved_of_these_weights_is_not_asked_again_and_of_others_is(
+    small, tokenizer, pairs, training, tmp_path
+):
+    examples, passes = pairs(8), []
+    questions = [question(one, tokenizer, strip=True) for one in examples]
+    settings = training(epochs=60, lr=1e-2)
+    with trained(small, tokenizer, examples, settings, tmp_path) as (engine, _):
+        engine.model.base_model.register_forward_hook(lambda *_: passes.append(1))
+        assert Recall(engine, tokenizer, questions).is_whole()
+        asked = len(passes)
+        assert all(one.proven for one in answer(engine, tokenizer, questions, scorer=SCORERS["exact"]))
+        assert likely_share(engine, questions) == 100.0
+        assert len(passes) == asked > 0
+        batch = next(batches_from(0, [encode(one, tokenizer, strip=True) for one in examples], training=settings, seed=1))
+        engine.step(batch)
+        passes.clear()
+        answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
+        assert passes
 
 
 def test_a_model_that_says_white_space_for_ever_is_soon_found_not_to_have_memorized(
