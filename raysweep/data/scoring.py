@@ -20,13 +20,14 @@ WORD = re.compile(r"[a-z0-9]+")
 @dataclass(frozen=True, slots=True)
 class Scorer:
     """`score(prediction, golds)` in [0, 1]; `may_match(prefix, golds)` is False once nothing that begins with `prefix`
-    can score above 0, so that generating on would change no verdict. `max_new_tokens` bounds an answer's length."""
+    can score above 0, so that generating on would change no verdict (None: something always can, a later number or word).
+    `max_new_tokens` bounds an answer's length."""
 
     name: str
     version: int
     max_new_tokens: int
     score: Callable[[str, Sequence[str]], float]
-    may_match: Callable[[str, Sequence[str]], bool]
+    may_match: Callable[[str, Sequence[str]], bool] | None
 
 
 def _normal(text: str) -> str:
@@ -91,19 +92,14 @@ def _common_length(left: Sequence[str], right: Sequence[str]) -> int:
     return row[-1]
 
 
-def _always(prefix: str, golds: Sequence[str]) -> bool:
-    """A later number, or a later word, can still change the score."""
-    return True
-
-
 SCORERS: Mapping[str, Scorer] = MappingProxyType(
     {
         scorer.name: scorer
         for scorer in (
             Scorer("exact", 1, 1000, _exact, _exact_may_match),
             Scorer("contains", 1, 1000, _contains, _contains_may_match),
-            Scorer("numeric", 1, 512, _numeric, _always),
-            Scorer("rouge_l", 1, 1000, _rouge_l, _always),
+            Scorer("numeric", 1, 512, _numeric, None),
+            Scorer("rouge_l", 1, 1000, _rouge_l, None),
         )
     }
 )

@@ -114,8 +114,10 @@ class Reader:
         """Can further tokens still change the score?"""
         if self.is_whole(tokens, one):
             return False
+        if not tokens or self.scorer.may_match is None:
+            return True
         # a character may be half decoded at the end
-        return not tokens or self.scorer.may_match(self._decoded(tokens).rstrip("\ufffd"), one.golds)
+        return self.scorer.may_match(self._decoded(tokens).rstrip("\ufffd"), one.golds)
 
     def prediction(self, tokens: Sequence[int], one: Question, *, proven: bool) -> Prediction:
         text = self.text(tokens, one)

@@ -47,7 +47,7 @@ def test_rules_say_which_they_are():
 letters = st.text(alphabet="aAbΣσςİıß \n\u00a01.,-", max_size=6)
 
 
-@given(rule=st.sampled_from(sorted(SCORERS)), gold=letters, prefix=letters, rest=letters)
+@given(rule=st.sampled_from(["exact", "contains"]), gold=letters, prefix=letters, rest=letters)
 def test_what_may_not_match_scores_nothing_however_it_goes_on(rule, gold, prefix, rest):
     scorer = SCORERS[rule]
     if not scorer.may_match(prefix, (gold,)):
