@@ -19,9 +19,10 @@ import transformers
 from torch import nn
 
 from raysweep.chain import Training
-from raysweep.errors import BadInput, TrialFailed
+from raysweep.errors import TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
-from raysweep.learn.attention import implementation, keeps_keys
+from raysweep.learn.attention import keeps_keys
+from raysweep.learn.loading import load_weights, recompute
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
@@ -190,12 +191,12 @@ class Engine:
         recomputes = for_training and self._fit()
         sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
         with sharded, quiet():
-            model = _load(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code)
+            model = load_weights(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code)
         if not for_training:
             self._scored = Scored(model.to(self.device)).eval()
             return
         if recomputes:
-            _recompute(model, self.folder)
+            recompute(model, self.folder)
         self._engine = zero.start(Scored(model), **parts)
         self._scored = self._engine.module
         self._scored.train()
@@ -271,25 +272,6 @@ class Engine:
 def _smaller(runtime: Runtime) -> str:
     sizes = "its length" if runtime.micro_batch == 1 else f"runtime.micro_batch ({runtime.micro_batch or 'as fits'} now)"
     return f"reduce {sizes}, offload more (runtime.offload is {runtime.offload}), or use more runtime.workers"
-
-
-def _load(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> nn.Module:
-    try:
-        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        attention = implementation(config, dtype, device)
-        return transformers.AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
-        )
-    except (OSError, ValueError) as error:
-        raise BadInput(f"model folder {folder}: not a causal language model that can be loaded ({error})") from error
-
-
-def _recompute(model: nn.Module, folder: Path) -> None:
-    """Let layers recompute their activations in the backward pass."""
-    if not model.supports_gradient_checkpointing:
-        raise BadInput(f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false")
-    named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the second is its older name
-    next(getattr(model, name) for name in named if hasattr(model, name))({"use_reentrant": False})
 
 
 def _number(value: Any) -> float:

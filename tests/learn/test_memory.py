@@ -130,6 +130,6 @@ def test_recomputed_activations_change_no_bit(tiny, pairs, training, encoded):
 
 def test_a_stage_without_room_is_refused_before_its_weights_are_read(tiny, training, monkeypatch):
     monkeypatch.setattr("raysweep.learn.memory.free_memory", lambda: 10**7)
-    monkeypatch.setattr("raysweep.learn.engine._load", None)
+    monkeypatch.setattr("raysweep.learn.engine.load_weights", None)
     with pytest.raises(TrialFailed, match="machine's free memory"):
         Engine(tiny, training=training(), total_steps=1, runtime=Runtime())

@@ -1,0 +1,34 @@
+"""A causal language model read from a Transformers folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import transformers
+from torch import nn
+
+from raysweep.errors import BadInput
+from raysweep.learn.attention import implementation
+
+__all__ = ["load_weights", "recompute"]
+
+
+def load_weights(folder: Path, dtype: torch.dtype, device: torch.device, *, trust_remote_code: bool) -> nn.Module:
+    """A folder's model, its attention as fast as it can be on `device`; BadInput where there is none that can be loaded."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        attention = implementation(config, dtype, device)
+        return transformers.AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation=attention, trust_remote_code=trust_remote_code
+        )
+    except (OSError, ValueError) as error:
+        raise BadInput(f"model folder {folder}: not a causal language model that can be loaded ({error})") from error
+
+
+def recompute(model: nn.Module, folder: Path) -> None:
+    """Let layers recompute their activations in the backward pass; BadInput where they cannot."""
+    if not model.supports_gradient_checkpointing:
+        raise BadInput(f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false")
+    named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the second is its older name
+    next(getattr(model, name) for name in named if hasattr(model, name))({"use_reentrant": False})
