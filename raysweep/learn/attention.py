@@ -6,7 +6,7 @@ import torch
 import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["implementation", "keeps_all_keys", "keeps_keys"]
+__all__ = ["has_window", "implementation", "keeps_keys"]
 
 
 def implementation(config: transformers.PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -29,9 +29,8 @@ def keeps_keys(config: transformers.PreTrainedConfig) -> bool:
     return kinds <= {DynamicLayer, DynamicSlidingWindowLayer}
 
 
-def keeps_all_keys(config: transformers.PreTrainedConfig) -> bool:
-    """And does none see only so many tokens back? Padding between two parts of a text would shift its view."""
+def has_window(config: transformers.PreTrainedConfig) -> bool:
+    """Does some layer see only so many tokens back? Padding between two parts of a text would shift its view."""
     text = config.get_text_config()
     kinds = getattr(text, "layer_types", None)
-    windows = any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(text, "sliding_window", None))
-    return keeps_keys(config) and not windows
+    return any(kind != "full_attention" for kind in kinds) if kinds else bool(getattr(text, "sliding_window", None))

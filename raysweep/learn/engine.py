@@ -19,7 +19,7 @@ import transformers
 from torch import nn
 
 from raysweep.chain import Training
-from raysweep.errors import TrialFailed
+from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
 from raysweep.learn.attention import keeps_keys
 from raysweep.learn.loading import load_weights, recompute
@@ -27,6 +27,7 @@ from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
 from raysweep.learn.schedule import rate
+from raysweep.learn.traits import Traits, find_traits
 from raysweep.spec import Runtime
 
 __all__ = ["Engine", "Stats"]
@@ -73,7 +74,7 @@ class Engine:
         self.answers: dict[Any, Any] = {}  # what asking has found, as long as the weights are as they are
         try:
             self._open(for_training=for_training, trust_remote_code=trust_remote_code)
-            self._try_head()
+            self.traits = self._try_out()
         except BaseException:
             self.close()
             raise
@@ -122,9 +123,13 @@ class Engine:
     def asking(self) -> Iterator[Scored]:
         """Inside, the model is in evaluation mode, and every rank may run it any number of times; all enter and leave."""
         self.scored.eval()
+        # What some models make at their first pass and keep must not be barred from training.
+        without_gradients = torch.no_grad() if self._engine else torch.inference_mode()
         try:
-            with torch.inference_mode(), self._whole():
+            with without_gradients, self._whole():
                 yield self.scored
+        except torch.OutOfMemoryError as error:
+            raise TrialFailed(f"out of memory on {self.device} while asking: {_smaller(self.runtime)}") from error
         finally:
             self.scored.train(self._engine is not None)
 
@@ -201,13 +206,20 @@ class Engine:
         self._scored = self._engine.module
         self._scored.train()
 
-    def _try_head(self) -> None:
-        """Let the model's own forward pass say how its logits are made."""
+    def _try_out(self) -> Traits:
+        """See what the model is like; BadInput where it is no decoder."""
         with self.asking() as scored:
-            known = scored.learn_head(self.device, rounding=ROUNDING[self.training.precision])
-        if not known:
-            name = type(self.model).__name__
+            traits = find_traits(scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision])
+        name = type(self.model).__name__
+        if traits.looks_ahead:
+            raise BadInput(
+                f"model folder {self.folder}: {name} is no decoder, since what it says of a token depends on those that "
+                "come after it; use a causal language model"
+            )
+        if traits.own_head:
             log.warning("%s makes its logits in a way of its own: they are made at every position, which takes memory", name)
+        self.scored.own_head = traits.own_head
+        return traits
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         if self._engine is None:

@@ -48,7 +48,7 @@ def answer(
     `max_new_tokens` is the scorer's own limit where it is None.
     """
     most = max_new_tokens or scorer.max_new_tokens
-    reader = Reader(tokenizer, scorer, lambda one: most, _ends(engine, tokenizer))
+    reader = Reader(tokenizer, scorer, most, lambda one: most, _ends(engine, tokenizer))
     own = dealt(engine, questions)
     with engine.asking():
         parts = _answers(engine, reader, [questions[index] for index in own], batch_size)
@@ -61,58 +61,62 @@ class Recall:
     """Whether the model in an engine has questions by heart: greedy generation gives their targets, by exact match.
 
     A proved target counts even where its text is not read back as it was written, since no model can do better. An answer
-    has as many tokens as its target has bytes, and WHITE more: a model that has learned nothing yet may well say white
-    space for ever, which an exact match may begin with.
+    may have as many tokens as its target has bytes, and WHITE more, before it ends: a model that has learned nothing yet
+    may well say white space for ever, which an exact match may begin with.
     """
 
     def __init__(self, engine: Engine, tokenizer: Any, questions: Sequence[Question]):
         exact = SCORERS["exact"]
         self._engine = engine
-        self._reader = Reader(tokenizer, exact, _bytes_and_white, _ends(engine, tokenizer))
+        self._reader = Reader(tokenizer, exact, exact.max_new_tokens, _bytes_and_white, _ends(engine, tokenizer))
         self._questions = questions
         self._suspects: list[Question] = []
 
     def is_whole(self) -> bool:
-        """True where `answer` finds every question right; every rank calls. Those last found wrong are asked first,
-        and the first batch with a wrong one ends it: most epochs end there."""
-        if self._suspects and self._wrong(self._suspects):
+        """True where `answer` finds every question right; every rank calls. The first batch with a wrong one ends it, and
+        what was wrong there is asked first the next time: most epochs end with one pass over these."""
+        if self._suspects and self._wrong(self._suspects, surely=True):
             return False
         self._suspects = self._wrong(self._questions)
         return not self._suspects
 
-    def _wrong(self, questions: Sequence[Question]) -> list[Question]:
-        """What is wrong in each rank's first batch with such a question."""
+    def _wrong(self, questions: Sequence[Question], *, surely: bool = False) -> list[Question]:
+        """What is wrong in each rank's first batch with such a question. `surely`: whatever batch it is asked in."""
         own = [questions[index] for index in dealt(self._engine, questions)]
         with self._engine.asking():
-            parts = _answers(self._engine, self._reader, own, BATCH)
-            missed = ([own[index] for index, one in part if not (one.proven or one.score)] for part in parts)
+            parts = (_by_force if surely else _answers)(self._engine, self._reader, own)
+            missed = ([own[index] for index, one in part if not _is_known(one)] for part in parts)
             first = next(filter(None, missed), [])
         return [one for part in self._engine.ranks.gather(first) for one in part]
 
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """Reads tokens as an answer: its text, and whether more tokens could change its score. `most`: a question's limit."""
+    """Reads tokens as an answer: its text, and whether more tokens could change its score.
+
+    An answer is whole with an end, or with `most` tokens; nobody waits for more than `patience`.
+    """
 
     tokenizer: Any
     scorer: Scorer
-    most: Callable[[Question], int]
+    most: int
+    patience: Callable[[Question], int]
     ends: frozenset[int]
 
     def text(self, tokens: Sequence[int], one: Question) -> str:
         """The answer so far: up to eos, up to the stop text, without control tokens."""
-        whole = self._decoded(_before_end(tokens[: self.most(one)], self.ends))
+        whole = self._decoded(_before_end(tokens[: self.most], self.ends))
         return whole.split(one.stop, 1)[0] if one.stop else whole
 
     def is_whole(self, tokens: Sequence[int], one: Question) -> bool:
         """Has the answer come to its own end, or to its longest?"""
-        if len(tokens) >= self.most(one) or (tokens and tokens[-1] in self.ends):
+        if len(tokens) >= self.most or (tokens and tokens[-1] in self.ends):
             return True
         return bool(tokens and one.stop and one.stop in self._decoded(tokens))
 
     def is_open(self, tokens: Sequence[int], one: Question) -> bool:
         """Can further tokens still change the score?"""
-        if self.is_whole(tokens, one):
+        if len(tokens) >= self.patience(one) or self.is_whole(tokens, one):
             return False
         if not tokens or self.scorer.may_match is None:
             return True
@@ -127,20 +131,14 @@ class Reader:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _answers(
-    engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int
-) -> Iterator[list[tuple[int, Prediction]]]:
+Part = list[tuple[int, Prediction]]
+Begun = list[tuple[int, tuple[int, ...]]]
+
+
+def _answers(engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int = BATCH) -> Iterator[Part]:
     """Answers with their questions' numbers, batch by batch as they become known: first what forcing shows."""
-    begun: list[tuple[int, tuple[int, ...]]] = []
-    for part in force(engine, engine.scored, questions):
-        known = []
-        for index, forced in part:
-            one, tokens = questions[index], _cut_at_end(forced.tokens, reader.ends)
-            if forced.proved or not reader.is_open(tokens, one):
-                known.append((index, reader.prediction(tokens, one, proven=forced.proved)))
-            else:
-                begun.append((index, tokens))
-        yield known
+    begun: Begun = []
+    yield from _by_force(engine, reader, questions, begun)
     rows = [(questions[index], tokens) for index, tokens in begun]
     for done in generate(engine, reader, rows, batch_size=batch_size):
         numbers = [begun[row][0] for row, _ in done]
@@ -148,6 +146,25 @@ def _answers(
             (index, reader.prediction(tokens, questions[index], proven=False))
             for index, (_, tokens) in zip(numbers, done, strict=True)
         ]
+
+
+def _by_force(
+    engine: Engine, reader: Reader, questions: Sequence[Question], begun: Begun | None = None
+) -> Iterator[Part]:
+    """What forcing alone shows; where an answer must go on, its beginning is put into `begun`."""
+    for part in force(engine, engine.scored, questions):
+        known = []
+        for index, forced in part:
+            one, tokens = questions[index], _cut_at_end(forced.tokens, reader.ends)
+            if forced.proved or not reader.is_open(tokens, one):
+                known.append((index, reader.prediction(tokens, one, proven=forced.proved)))
+            elif begun is not None:
+                begun.append((index, tokens))
+        yield known
+
+
+def _is_known(one: Prediction) -> bool:
+    return one.proven or (one.whole and one.score == 1.0)
 
 
 def _bytes_and_white(one: Question) -> int:

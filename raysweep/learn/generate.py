@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Protocol
 
 import torch
+from transformers import DynamicCache
 
 from raysweep.data.encoding import Question
-from raysweep.learn.attention import keeps_all_keys
+from raysweep.learn.attention import has_window
 from raysweep.learn.engine import Engine
 from raysweep.learn.prefix import shared_length, warm_cache
 
@@ -32,31 +34,43 @@ def generate(
 
     Call it inside `engine.asking()`.
     """
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index][0].prompt) + len(rows[index][1]))
-    for start in range(0, len(order), batch_size):
-        chosen = order[start : start + batch_size]
+    order = sorted(range(len(rows)), key=lambda index: _length(rows[index]))
+    for chosen in _batches(order, rows, batch_size, of_one_length=engine.traits.sees_padding):
         batch = _Batch(engine, [rows[index] for index in chosen])
         yield list(zip(chosen, batch.run(judge), strict=True))
 
 
+def _batches(order: Sequence[int], rows: Sequence[Row], size: int, *, of_one_length: bool) -> Iterator[Sequence[int]]:
+    groups = groupby(order, key=lambda index: _length(rows[index]) if of_one_length else 0)
+    for _, group in groups:
+        numbers = list(group)
+        yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
+
+
+def _length(row: Row) -> int:
+    return len(row[0].prompt) + len(row[1])
+
+
 class _Batch:
-    """Rows side by side, padded on the left of what they do not share, with one key cache; a model that gives none back
-    reads each row whole for every token."""
+    """Rows side by side, padded on the left of what they do not share, with one key cache, of which `held` columns are the
+    rows' own. A model that gives no cache back, or one of its own kind, reads rows whole where it must."""
 
     def __init__(self, engine: Engine, rows: Sequence[Row]):
         self.model = engine.model
         self.questions = [one for one, _ in rows]
         self.tokens = [list(tokens) for _, tokens in rows]
         self.open = list(range(len(rows)))
-        shared = shared_length([one.prompt for one in self.questions]) if keeps_all_keys(self.model.config) else 0
+        alone = engine.traits.forgets or has_window(self.model.config)
+        shared = 0 if alone else shared_length([one.prompt for one in self.questions])
         texts = [[*one.prompt[shared:], *tokens] for one, tokens in rows]
         width = max(len(text) for text in texts)
-        self.input_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
+        self.text_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
         self.mask_BL = torch.tensor(
             [[1] * shared + [0] * (width - len(text)) + [1] * len(text) for text in texts], device=engine.device
         )
         first = self.questions[0].prompt[:shared]
-        self.cache = warm_cache(self.model, first, rows=len(rows), device=engine.device)
+        self.cache = warm_cache(engine.scored.base, first, rows=len(rows), device=engine.device)
+        self.held = 0
 
     def run(self, judge: Judge) -> list[tuple[int, ...]]:
         while self.open:
@@ -68,25 +82,31 @@ class _Batch:
         return [tuple(tokens) for tokens in self.tokens]
 
     def _next_tokens(self) -> list[int]:
-        positions = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -self.input_BL.shape[1] :]
+        fed_BL = self.text_BL[:, self.held :]
+        positions = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -fed_BL.shape[1] :]
         output = self.model(
-            input_ids=self.input_BL, attention_mask=self.mask_BL, position_ids=positions, past_key_values=self.cache,
+            input_ids=fed_BL, attention_mask=self.mask_BL, position_ids=positions, past_key_values=self.cache,
             use_cache=True, logits_to_keep=1,
         )
         self.cache = output.get("past_key_values")
+        self.held = 0 if self.cache is None else self.text_BL.shape[1]
         return output.logits[:, -1].float().argmax(-1).tolist()
 
     def _advance(self, chosen: list[int], going: list[bool]) -> None:
-        """Feed the new tokens; closed rows leave the batch."""
+        """Take the new tokens; closed rows leave the batch."""
         kept = [index for index, goes in enumerate(going) if goes]
         self.open = [self.open[index] for index in kept]
         if not kept:
             return
-        fed_BL = torch.tensor([[chosen[index]] for index in kept], device=self.input_BL.device)
         if len(kept) < len(going):
-            rows = torch.tensor(kept, device=self.input_BL.device)
-            self.input_BL, self.mask_BL = self.input_BL[rows], self.mask_BL[rows]
-            if self.cache is not None:
-                self.cache.reorder_cache(rows)
-        self.input_BL = fed_BL if self.cache is not None else torch.cat([self.input_BL, fed_BL], dim=1)
+            self._keep(torch.tensor(kept, device=self.text_BL.device))
+        new_BL = torch.tensor([[chosen[index]] for index in kept], device=self.text_BL.device)
+        self.text_BL = torch.cat([self.text_BL, new_BL], dim=1)
         self.mask_BL = torch.cat([self.mask_BL, self.mask_BL.new_ones(len(kept), 1)], dim=1)
+
+    def _keep(self, rows: torch.Tensor) -> None:
+        self.text_BL, self.mask_BL = self.text_BL[rows], self.mask_BL[rows]
+        if type(self.cache) is DynamicCache:
+            self.cache.reorder_cache(rows)
+        else:
+            self.cache, self.held = None, 0

@@ -13,12 +13,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from raysweep.errors import BadInput
-
 __all__ = ["Scored"]
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB of float32; a 128k vocabulary at every position would be the memory peak otherwise
-TRIED = 8  # tokens
 LOOKED_AT_ONCE = {"cpu": 2**22, "cuda": 2**27}  # where only the greatest is wanted: what stays in a CPU's cache
 
 
@@ -28,7 +25,13 @@ class Scored(nn.Module):
     def __init__(self, model: nn.Module):
         super().__init__()
         self.model = model
-        self._own_head = False
+        self.own_head = False  # take the logits of the model's own forward pass, which makes them at every position
+
+    @property
+    def base(self) -> nn.Module:
+        """All but the head."""
+        base = self.model.base_model
+        return base if base is not self.model else getattr(base, "model", base)
 
     def forward(
         self, tokens_BL: torch.Tensor, source_N: torch.Tensor, labels_N: torch.Tensor,
@@ -68,13 +71,13 @@ class Scored(nn.Module):
     ) -> torch.Tensor:
         """Last hidden states at flat positions of B·L; the model's own logits where only these are known to be right."""
         given = {"position_ids": positions_BL, "past_key_values": cache} if cache is not None or positions_BL is not None else {}
-        asked = self.model if self._own_head else self.model.base_model
+        asked = self.model if self.own_head else self.base
         output = asked(input_ids=tokens_BL, use_cache=cache is not None, **given)
-        return (output.logits if self._own_head else output.last_hidden_state).flatten(0, 1)[source_N]
+        return (output.logits if self.own_head else output.last_hidden_state).flatten(0, 1)[source_N]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
         """Float32 logits of what `hidden` gives, with what Gemma, Cohere, Falcon and Granite do after the output embedding."""
-        if self._own_head:
+        if self.own_head:
             return hidden_ND.float()
         logits_NV = self.model.get_output_embeddings()(hidden_ND).float()
         config = self.model.config.get_text_config()
@@ -88,27 +91,6 @@ class Scored(nn.Module):
             logits_NV = torch.tanh(logits_NV / cap) * cap
         return logits_NV
 
-    @torch.no_grad()
-    def learn_head(self, device: torch.device, *, rounding: float) -> bool:
-        """Find out on a few tokens whether `logits` are the model's own but for `rounding`, a part of the greatest of them.
-
-        Where they are not, its own forward pass is taken from now on, which makes logits at every position. Raises BadInput
-        where a token's logits depend on later tokens: then padding would be seen, and answers would be read, not given.
-        """
-        count = min(TRIED, self.model.config.get_text_config().vocab_size)
-        tokens_BL = torch.arange(count, device=device)[None]
-        theirs_NV, begun_NV = (
-            self.model(input_ids=some, use_cache=False).logits[0].float() for some in (tokens_BL, tokens_BL[:, : count // 2])
-        )
-        if _apart(begun_NV, theirs_NV[: count // 2]) > rounding:
-            raise BadInput(
-                f"{type(self.model).__name__} is no decoder: what it says of a token depends on those that come after it; "
-                "use a causal language model"
-            )
-        whole = self.model.base_model is self.model  # nothing in it is known as all but the head
-        self._own_head = whole or _apart(self.logits(self.hidden(tokens_BL, tokens_BL[0])), theirs_NV) > rounding
-        return not self._own_head
-
     def _loss(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(self.logits(hidden_ND), labels_N, reduction="sum")
 
@@ -118,8 +100,3 @@ class Scored(nn.Module):
 
     def _rows(self, logits: int) -> int:
         return max(1, logits // self.model.config.get_text_config().vocab_size)
-
-
-def _apart(ours_NV: torch.Tensor, theirs_NV: torch.Tensor) -> float:
-    """The greatest difference, as a part of the greatest logit."""
-    return ((ours_NV - theirs_NV).abs().max() / theirs_NV.abs().max()).item()

@@ -109,7 +109,7 @@ def shape_of(folder: Path) -> Shape:
     shape = {
         "layers": _size(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"), "hidden": hidden,
         "vocabulary": config["vocab_size"],
-        "intermediate": config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden,
+        "intermediate": _widest(config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden),
     }
     weights = sum(map(_weights_in, files)) if files else _weights_by(config, **shape)
     return Shape(weights=weights, **shape)
@@ -230,6 +230,11 @@ def _what_fits(shape: Shape, training: Training, runtime: Runtime, room: Room) -
     wider = ({"workers": runtime.workers * 2**power, "zero": 3} for power in range(1, 11))
     found = [words(change) for some in (here, wider) if (change := next((one for one in some if fits(**one)), None))]
     return f"set {', or '.join(found)}" if found else "use a smaller model or larger devices"
+
+
+def _widest(size: int | list[int]) -> int:
+    """Some families have a size for every layer."""
+    return max(size) if isinstance(size, list) else size
 
 
 def _size(config: dict[str, Any], *names: str) -> int:

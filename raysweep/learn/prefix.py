@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from transformers import DynamicCache
 
-from raysweep.learn.attention import keeps_keys
-
 __all__ = ["Prefix", "shared_length", "warm_cache"]
 
 WORTH_FROM = 8  # tokens; below, the extra pass costs more than it saves
@@ -29,12 +27,12 @@ def shared_length(prompts: Sequence[Sequence[int]]) -> int:
     return common if common >= WORTH_FROM else 0
 
 
-def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: torch.device) -> DynamicCache | None:
-    """A key cache that holds `tokens` for every one of `rows` rows; None where there are none."""
+def warm_cache(base: nn.Module, tokens: Sequence[int], *, rows: int, device: torch.device) -> DynamicCache | None:
+    """A key cache that holds `tokens` for every one of `rows` rows; None where there are none. `base`: all but the head."""
     if not tokens:
         return None
-    cache = DynamicCache(config=model.config)
-    model.base_model(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
+    cache = DynamicCache(config=base.config)
+    base(input_ids=torch.tensor([list(tokens)], device=device), past_key_values=cache, use_cache=True)
     cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=device))
     return cache
 
@@ -42,10 +40,10 @@ def warm_cache(model: nn.Module, tokens: Sequence[int], *, rows: int, device: to
 class Prefix:
     """The tokens that all of some prompts begin with (`length`, maybe 0), and their keys, computed on the first use."""
 
-    def __init__(self, model: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device):
-        self.length = shared_length(prompts) if keeps_keys(model.config) else 0
+    def __init__(self, base: nn.Module, prompts: Sequence[Sequence[int]], device: torch.device):
+        self.length = shared_length(prompts)
         self._tokens = prompts[0][: self.length] if self.length else ()
-        self._model = model
+        self._base = base
         self._device = device
         self._one: DynamicCache | None = None
 
@@ -54,7 +52,7 @@ class Prefix:
         if not self.length:
             return None
         if self._one is None:
-            self._one = warm_cache(self._model, self._tokens, rows=1, device=self._device)
+            self._one = warm_cache(self._base, self._tokens, rows=1, device=self._device)
         cache = copy.deepcopy(self._one)
         cache.reorder_cache(torch.zeros(rows, dtype=torch.long, device=self._device))
         return cache

@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import BloomConfig, LlamaConfig, Mamba2Config, MistralConfig, Qwen3_5TextConfig
 
-from raysweep.learn.attention import implementation, keeps_all_keys, keeps_keys
+from raysweep.learn.attention import has_window, implementation, keeps_keys
 
 GPU, CPU = torch.device("cuda"), torch.device("cpu")
 
@@ -28,8 +28,8 @@ def test_flash_attention_is_taken_where_it_can_be(monkeypatch, config, dtype, de
     assert implementation(config, dtype, device) == chosen
 
 
-def test_keys_are_kept_by_attention_alone():
-    assert keeps_keys(LlamaConfig()) and keeps_all_keys(LlamaConfig())
-    assert keeps_keys(MistralConfig(sliding_window=16)) and not keeps_all_keys(MistralConfig(sliding_window=16))
-    for recurrent in (Mamba2Config(), Qwen3_5TextConfig()):
-        assert not keeps_keys(recurrent) and not keeps_all_keys(recurrent)
+def test_keys_are_kept_by_attention_alone_and_a_window_sees_some_of_them():
+    windowed = MistralConfig(sliding_window=16)
+    assert keeps_keys(LlamaConfig()) and not has_window(LlamaConfig())
+    assert keeps_keys(windowed) and has_window(windowed)
+    assert not keeps_keys(Mamba2Config()) and not keeps_keys(Qwen3_5TextConfig())

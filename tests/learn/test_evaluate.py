@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
+from raysweep.learn import generate as generating
 from raysweep.learn.ask import likely_share
 from raysweep.learn.batches import batches_from, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine
@@ -195,6 +197,18 @@ def test_what_was_proved_of_these_weights_is_not_asked_again_and_of_others_is(
         assert passes
 
 
+def test_an_answer_that_does_not_end_is_not_known_by_heart(small, tokenizer, training, tmp_path):
+    """The target, white space that an exact match may end with, and then more."""
+    asked = [Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(("key", "word", "value"))]
+    questions = [question(one, tokenizer, strip=True) for one in asked]
+    longer = [said(one, tokenizer, in_letters(f"{one.target}{chr(10) * 30}and more", tokenizer)) for one in asked]
+    with trained(small, tokenizer, longer, training(epochs=80, lr=1e-2), tmp_path) as (engine, _):
+        answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=60)
+        assert [one.score for one in answers] == [0.0] * len(asked)
+        assert [one.text.split()[0] for one in answers] == [one.target for one in asked]
+        assert not Recall(engine, tokenizer, questions).is_whole()
+
+
 def test_a_model_that_says_white_space_for_ever_is_soon_found_not_to_have_memorized(
     small, tokenizer, pairs, training, tmp_path
 ):
@@ -209,6 +223,21 @@ def test_a_model_that_says_white_space_for_ever_is_soon_found_not_to_have_memori
         answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=55)
     assert not any(one.score for one in answers)
     assert 20 <= soon < len(passes) - soon
+
+
+def test_a_key_cache_of_another_kind_is_made_anew_when_rows_leave(
+    small, tokenizer, pairs, training, tmp_path, monkeypatch
+):
+    questions = [question(one, tokenizer, strip=True) for one in pairs(12)]
+    with trained(small, tokenizer, pairs(6), training(epochs=20), tmp_path) as (engine, model):
+        texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12)
+        golds = [replace(one, golds=(text[: index % 4],)) for index, (one, text) in enumerate(zip(questions, texts, strict=True))]
+        expected = answer(engine, tokenizer, golds, scorer=SCORERS["exact"], max_new_tokens=12)
+        monkeypatch.setattr(generating, "DynamicCache", type("Other", (), {}))
+        engine.answers.clear()
+        assert answer(engine, tokenizer, golds, scorer=SCORERS["exact"], max_new_tokens=12) == expected
+    _, scores = by_generate(model, tokenizer, golds, SCORERS["exact"], most=12)
+    assert [one.score for one in expected] == scores
 
 
 def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp_path):

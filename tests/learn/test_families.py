@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from plain_generate import by_generate
@@ -18,9 +20,12 @@ from transformers import (
     LlamaConfig,
     Mamba2Config,
     MistralConfig,
+    OpenAIGPTConfig,
     Qwen3_5TextConfig,
     Qwen3Config,
+    RwkvConfig,
 )
+from transformers.models.llama import modeling_llama
 
 from raysweep.chain import StopAt
 from raysweep.data.encoding import few_shot_question
@@ -119,7 +124,7 @@ def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, 
         assert tokenizer.decode(out[0, len(one.prompt) :], skip_special_tokens=True) == said.text
 
 
-WITH_STATES = {
+UNLIKE_OTHERS = {
     "qwen3_5": Qwen3_5TextConfig(
         **GROUPED, layer_types=["linear_attention", "full_attention"], linear_num_key_heads=2, linear_num_value_heads=4,
         linear_key_head_dim=16, linear_value_head_dim=16,
@@ -128,15 +133,20 @@ WITH_STATES = {
         vocab_size=1024, hidden_size=64, num_hidden_layers=2, num_heads=8, head_dim=16, state_size=16, chunk_size=16, n_groups=1,
         bos_token_id=None, eos_token_id=0, pad_token_id=0,
     ),
+    "rwkv": RwkvConfig(vocab_size=1024, hidden_size=64, num_hidden_layers=2, context_length=256, bos_token_id=None, eos_token_id=0),
+    "openai-gpt": OpenAIGPTConfig(vocab_size=1024, n_embd=64, n_layer=2, n_head=4, n_positions=256, eos_token_id=0),
 }  # fmt: skip
+ALONE = {"rwkv": 1, "openai-gpt": 1}  # what pads their rows changes their answers, by `generate` too
 
 
-@pytest.mark.parametrize("family", WITH_STATES)
-def test_recurrent_layers_answer_as_generate_does(family, tiny, tokenizer, pairs, training, encoded, asked, tmp_path):
-    """Prompts that begin alike, of unequal length; part of it known."""
+@pytest.mark.parametrize("family", UNLIKE_OTHERS)
+def test_recurrent_layers_and_models_without_a_key_cache_answer_as_generate_does(
+    family, tiny, tokenizer, pairs, training, encoded, asked, tmp_path
+):
+    """Prompts that begin alike, of unequal length; part of it known; rows that end one by one."""
     with torch.random.fork_rng():
         torch.manual_seed(2)
-        AutoModelForCausalLM.from_config(WITH_STATES[family]).save_pretrained(tmp_path / "base")
+        AutoModelForCausalLM.from_config(UNLIKE_OTHERS[family]).save_pretrained(tmp_path / "base")
     copy_tokenizer(tiny, tmp_path / "base")
     known = pairs(10)
     few_shot = [few_shot_question(one, known[:3], tokenizer) for one in known[3:]]
@@ -151,9 +161,13 @@ def test_recurrent_layers_answer_as_generate_does(family, tiny, tokenizer, pairs
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
         for questions in (asked([*known, *pairs(5, seed=1)]), few_shot):
             ours = answer(engine, tokenizer, questions, scorer=SCORERS["rouge_l"], max_new_tokens=12)
-            texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12)
+            texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12, batch_size=ALONE.get(family, 7))
             assert [one.text for one in ours] == texts
             assert questions is few_shot or 0 < sum(one.proven for one in ours) < len(questions)
+            first = [replace(one, golds=(text[:index],)) for index, (one, text) in enumerate(zip(questions, texts, strict=True))]
+            leaving = answer(engine, tokenizer, first, scorer=SCORERS["exact"], max_new_tokens=12)
+            scores = by_generate(model, tokenizer, first, SCORERS["exact"], most=12, batch_size=ALONE.get(family, 7))[1]
+            assert [one.score for one in leaving] == scores
 
 
 def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, training, encoded, tmp_path, caplog):
@@ -171,6 +185,26 @@ def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, tra
         total += model(input_ids=tokens[None], labels=labels[None]).loss.item() * one.targets.sum()
     assert stats.loss_sum == pytest.approx(total, rel=1e-5)
     assert "HyperCLOVAXForCausalLM makes its logits in a way of its own" in caplog.text
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_what_a_model_keeps_of_its_first_pass_does_not_bar_training(
+    small, pairs, training, encoded, monkeypatch, zero
+):
+    """As some files of `trust_remote_code` keep their tables of angles; opening an engine makes that pass."""
+
+    class Keeping(modeling_llama.LlamaRotaryEmbedding):
+        kept = None
+
+        def forward(self, x, position_ids):
+            if self.kept is None:
+                self.kept = super().forward(x, torch.arange(512)[None])
+            count = position_ids.shape[1]
+            return tuple(table[:, :count].to(x.dtype) for table in self.kept)
+
+    monkeypatch.setattr(modeling_llama, "LlamaRotaryEmbedding", Keeping)
+    with Engine(small, training=training(), total_steps=2, runtime=Runtime(zero=zero)) as engine:
+        assert engine.step(Batch(1, 0, tuple(encoded(pairs(3))))).grad_norm > 0
 
 
 @pytest.mark.parametrize("for_training", [True, False])

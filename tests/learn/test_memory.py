@@ -13,7 +13,16 @@ import torch
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import batches_from, deal, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.memory import Room, Shape, need, recomputes, refuse_what_does_not_fit, shape_of, tokens_at_once
+from raysweep.learn.memory import (
+    Room,
+    Shape,
+    asks_at_once,
+    need,
+    recomputes,
+    refuse_what_does_not_fit,
+    shape_of,
+    tokens_at_once,
+)
 from raysweep.spec import Runtime
 
 LLAMA_8B = {
@@ -94,6 +103,30 @@ def test_what_is_advised_is_not_refused(training, llama):
     for runtime in (Runtime(offload="optimizer"), Runtime(workers=2)):
         refuse_what_does_not_fit(llama, training=settings, runtime=runtime, room=Room(80 * GIB, 500 * GIB))
     refuse_what_does_not_fit(llama, training=settings, runtime=Runtime(), room=Room(None, None))  # nobody knows
+
+
+@pytest.mark.parametrize(
+    ("runtime", "room", "at_once"),
+    [
+        ({"workers": 2}, Room(80 * GIB, 500 * GIB), False),
+        ({"workers": 4}, Room(80 * GIB, 500 * GIB), True),
+        ({"workers": 2}, Room(141 * GIB, 500 * GIB), True),
+        ({"workers": 2, "offload": "optimizer"}, Room(80 * GIB, 500 * GIB), True),
+        ({"workers": 1, "offload": "all"}, Room(24 * GIB, 500 * GIB), True),
+        ({"workers": 1, "offload": "all"}, Room(16 * GIB, 500 * GIB), False),
+        ({"workers": 4}, Room(None, 40 * GIB), False),
+        ({"workers": 4}, Room(None, None), True),
+    ],
+)
+def test_all_weights_are_brought_together_where_they_have_room(training, llama, runtime, room, at_once):
+    told = {"training": training(precision="bf16"), "runtime": Runtime(**runtime), "room": room}
+    assert asks_at_once(llama, **told) == at_once
+
+
+def test_what_each_worker_may_use_is_what_the_poorest_may():
+    rooms = [Room(80, 500), Room(40, None), Room(None, 300)]
+    assert Room.least(rooms) == Room(40, 300)
+    assert Room.least([Room(None, None)]) == Room(None, None)
 
 
 def test_micro_batches_are_as_large_as_there_is_room_for(training, llama, caplog):
