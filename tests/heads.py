@@ -47,7 +47,7 @@ def started(*, cpus: int = 2, workers: Mapping[str, Any] | None = None) -> Itera
     environment = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_TMPDIR": str(folder)}
     scaling = [f"--autoscaling-config={_scaling(folder, workers, cpus=cpus, port=ports['port'])}"] if workers else []
     url = f"http://127.0.0.1:{ports['dashboard-port']}"
-    process = _start(folder, [f"--num-cpus={cpus}", *scaling], ports, environment | (_FAKE if workers else {}))
+    process = _start(folder, [f"--num-cpus={cpus}", *scaling], ports, environment | _SOON | (_FAKE if workers else {}))
     try:
         _wait_for(url, process, folder / "start.log")
         metrics = f"http://127.0.0.1:{ports['metrics-export-port']}/metrics"
@@ -107,6 +107,7 @@ def lose(process: subprocess.Popen) -> None:
     process.wait(10)
 
 
+_SOON = {"RAY_health_check_period_ms": "500"}  # of five misses in a row: a node that is gone is known to be in seconds
 _FAKE = {
     "RAY_FAKE_CLUSTER": "1", "RAY_enable_autoscaler_v2": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1",
     "RAY_CLOUD_INSTANCE_ID": FAKE_HEAD, "RAY_OVERRIDE_NODE_ID_FOR_TESTING": FAKE_HEAD,
