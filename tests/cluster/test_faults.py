@@ -16,7 +16,7 @@ from raysweep.errors import RaysweepError
 
 pytestmark = pytest.mark.ray
 
-LONG = {**SMALL["train"], "epochs": 100}
+LONG = {**SMALL["train"], "epochs": 50}
 ONE = {**SMALL["grid"], "mixer": ["none/none"]}
 NUMBERS = ["trial", "status", "loss_1", "loss_2", "accuracy_a1", "retention", "steps_1", "steps_2"]
 

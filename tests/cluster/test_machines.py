@@ -38,7 +38,7 @@ model: {name: tiny}
 grid: {d_a: [kvr], d_b: [id], mixer: [none/none, none/random], seed: [0, 1, 2]}
 examples: 16
 mixing: {words: 8}
-train: {precision: fp32, lr: 1.0e-3, batch_size: 16, epochs: 5, stop: epochs, a: {epochs: 600}}
+train: {precision: fp32, lr: 1.0e-3, batch_size: 16, epochs: 5, stop: epochs, a: {epochs: 240}}
 runtime: {max_trials: 2, checkpoint_every: 2}
 """
 WIDE = """\

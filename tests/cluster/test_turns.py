@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from heads import Head, started
+from heads import Head
 from sweeps import SMALL, write
 
 from raysweep.cluster.turns import Turns, Wish, targets
@@ -137,19 +137,18 @@ def test_who_has_left_is_waited_for_no_more():
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize(("priority", "trials"), [(0, 10), (1, 5)])
-def test_two_sweeps_on_one_ray(tmp_path, priority, trials):
+def test_two_sweeps_on_one_ray(tmp_path, head, priority, trials):
     """Two slots: the second sweep has half of them, or with a higher priority all, while the first one waits; both end."""
-    with started(cpus=2) as head:
-        first = _run(tmp_path / "one", head, trials=trials, priority=0)
-        _wait_for_work(tmp_path / "one", first)
-        runs = [first, _run(tmp_path / "two", head, trials=3, priority=priority)]
-        try:
-            for run in runs:
-                said = run.communicate(timeout=700)[0]
-                assert run.returncode == 0, said
-        finally:
-            for run in runs:
-                run.kill()
+    first = _run(tmp_path / "one", head, trials=trials, priority=0)
+    _wait_for_work(tmp_path / "one", first)
+    runs = [first, _run(tmp_path / "two", head, trials=3, priority=priority)]
+    try:
+        for run in runs:
+            said = run.communicate(timeout=700)[0]
+            assert run.returncode == 0, said
+    finally:
+        for run in runs:
+            run.kill()
     one, two = (_spans(tmp_path / name) for name in ("one", "two"))
     assert (len(one), len(two)) == (trials, 3)
     begun = sorted(start for start, _ in two)[priority]  # by then the first has made room
