@@ -216,8 +216,8 @@ class Engine:
                 f"model folder {self.folder}: {name} is no decoder, since what it says of a token depends on those that "
                 "come after it; use a causal language model"
             )
-        if traits.own_head:
-            log.warning("%s makes its logits in a way of its own: they are made at every position, which takes memory", name)
+        for cost in traits.costs:
+            log.info("%s %s", name, cost)
         self.scored.own_head = traits.own_head
         return traits
 

@@ -34,6 +34,16 @@ class Traits:
     forgets: bool
     sees_padding: bool
 
+    @property
+    def costs(self) -> list[str]:
+        """What is done otherwise for such a model, and costs memory or time."""
+        told = {
+            "makes its logits in a way of its own: they are made at every position": self.own_head,
+            "does not go on from what was read before: what prompts share is read for each": self.forgets,
+            "answers otherwise beside padding: only questions of one length are asked together": self.sees_padding,
+        }
+        return [what for what, holds in told.items() if holds]
+
 
 @torch.no_grad()
 def find_traits(scored: Scored, device: torch.device, ranks: Ranks, *, rounding: float) -> Traits:

@@ -176,7 +176,7 @@ def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, tra
     model.save_pretrained(tmp_path)
     copy_tokenizer(tiny, tmp_path)
     batch = Batch(0, 0, tuple(encoded(pairs(3))))
-    with Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime()) as engine:
+    with caplog.at_level("INFO"), Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime()) as engine:
         stats = engine.step(batch)
     total = 0.0
     for one in batch.examples:
