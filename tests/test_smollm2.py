@@ -37,7 +37,7 @@ def test_the_kept_results_are_whole_and_memorized(kept, small):
     assert sorted(zip(*(kept[axis] for axis in ("d_a", "d_b", "mixer", "ratio", "seed")), strict=True)) == sorted(points)
     assert set(kept["status"]) == {"done"}
     assert (kept["accuracy_a1"] == 100).all(), "a stage 1 that did not memorize says nothing"
-    assert kept["machine"].notna().all() and kept["commit"].nunique() == 1 and kept["finished"].notna().all()
+    assert kept["machine"].notna().all() and kept["commit"].notna().all() and kept["finished"].notna().all()
 
 
 def test_what_goes_into_the_readme_was_measured(root, kept):
