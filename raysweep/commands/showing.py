@@ -55,8 +55,9 @@ def declare(commands: Any) -> None:
 def _compare(options: argparse.Namespace) -> int:
     from raysweep import reporting
     from raysweep.report import compare
-    from raysweep.report.formats import write_frame
+    from raysweep.report.formats import SUFFIXES, by_suffix, write_frame
 
+    format = options.format or by_suffix(options.output or "", SUFFIXES, otherwise="table")
     given = {"store": options.store, "data": options.data, "where": options.where}
     if options.mixers:
         found, notes = reporting.compare(options.names, mixers=tuple(options.mixers), **given), _MIXER_NOTES
@@ -64,12 +65,12 @@ def _compare(options: argparse.Namespace) -> int:
         found = reporting.compare(options.names, paper=options.paper, **given)
         notes = _paper_notes(found, options, given)
     shown = found
-    if options.format == "table":
+    if format == "table":
         shown, caveats = compare.shown(found) if options.paper else (found, [])
         notes = [*notes, *caveats]
         shown = shown.round(4 if options.mixers else 1)
     with opened(options.output) as into:
-        write_frame(shown, into, format=options.format)
+        write_frame(shown, into, format=format)
     for note in notes:
         print(note, file=sys.stderr)
     return DONE
@@ -120,7 +121,9 @@ def _takes_compare(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--paper", choices=LAYOUTS, help="the table of the paper to compare with")
     what.add_argument("--mixers", metavar="MIXER", nargs=2, help="two mixers to compare on the same examples of D_A")
     parser.add_argument(
-        "--format", choices=("table", "csv", "json", "parquet", "arrow"), default="table", help="default: table"
+        "--format",
+        choices=("table", "csv", "json", "parquet", "arrow"),
+        help="default: what FILE's name says, else table",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write to a file")
 

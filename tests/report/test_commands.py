@@ -103,13 +103,15 @@ def test_a_table_in_a_shell(store: str, capfd: Any) -> None:
     assert "25.0" in capfd.readouterr().out
 
 
-def test_a_comparison_in_a_shell(store: str, capfd: Any) -> None:
+def test_a_comparison_in_a_shell(store: str, tmp_path: Path, capfd: Any) -> None:
     assert main(["compare", "small", "--paper", "table1"]) == 0
     told = capfd.readouterr()
     assert "37.5" in told.out and "within noise" in told.out
     assert "33 cells" in told.err and "not the paper's model" in told.err and "1: Table 4" in told.err
     assert main(["compare", "small", "--paper", "table1", "--format", "json"]) == 0
     assert len(json.loads(capfd.readouterr().out)) == 33
+    assert main(["compare", "small", "--paper", "table1", "-o", "cells.csv"]) == 0
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == 33
 
 
 def test_a_figure_and_its_values(store: str, tmp_path: Path, capfd: Any) -> None:
