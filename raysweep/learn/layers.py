@@ -17,7 +17,7 @@ from torch import nn
 
 from raysweep.learn.ranks import Ranks
 
-__all__ = ["LayerByLayer"]
+__all__ = ["LayerByLayer", "weights_in"]
 
 Gather = Callable[[Sequence[nn.Parameter]], AbstractContextManager[Any]]
 
@@ -68,17 +68,18 @@ class LayerByLayer:
         return self._ranks.sum([float(mine)])[0] > 0
 
 
+def weights_in(module: nn.Module) -> int:
+    """How many weights a module has on all ranks together."""
+    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in module.parameters())
+
+
 def _layers(model: nn.Module) -> list[nn.Module]:
     """The list of modules that holds the most weights: a language model's layers."""
     rows = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(rows, key=lambda row: sum(map(_count, row.parameters())), default=()))
+    return list(max(rows, key=weights_in, default=()))
 
 
 def _own_parameters(layers: Sequence[nn.Module]) -> list[list[nn.Parameter]]:
     """Each layer's parameters, without those that it shares with another one."""
     users = Counter(id(parameter) for layer in layers for parameter in layer.parameters())
     return [[parameter for parameter in layer.parameters() if users[id(parameter)] == 1] for layer in layers]
-
-
-def _count(parameter: nn.Parameter) -> int:
-    return getattr(parameter, "ds_numel", parameter.numel())

@@ -48,7 +48,7 @@ def train(
     """Train a fresh engine on `examples` (D and D_M together); all ranks call with the same arguments.
 
     `own` are D's questions, for the stop rule `memorized`; `tokenizer` reads their answers. `probes` are asked along the
-    way and at the end, by teacher-forced proof. `checkpoints` is a folder that holds this stage's state alone, or None to
+    way and at the end, by teacher forcing. `checkpoints` is a folder that holds this stage's state alone, or None to
     keep none: a stage that finds one there goes on from it, bit for bit; one is taken every `checkpoint_every` seconds,
     and written while training goes on. Every rank calls `on_progress`, at the same steps.
 

@@ -21,7 +21,7 @@ from torch import nn
 
 from raysweep.chain import Training
 from raysweep.errors import TrialFailed
-from raysweep.learn.layers import LayerByLayer
+from raysweep.learn.layers import LayerByLayer, weights_in
 from raysweep.learn.ranks import Ranks
 from raysweep.learn.zero_settings import refuse_what_cannot_be, settings
 from raysweep.spec import Runtime
@@ -44,7 +44,7 @@ def start(model: nn.Module, *, training: Training, runtime: Runtime, ranks: Rank
     )
     config = settings(training=training, runtime=runtime, ranks=ranks)
     # DeepSpeed would set 2 GB aside for gradients on their way, however small the model.
-    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, _count(model))
+    config["zero_optimization"]["reduce_bucket_size"] = min(BUCKET, weights_in(model))
     with _without_compiler():
         engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config, dist_init_required=False)
     # Without ZeRO, DeepSpeed begins bf16 with a step on no gradients: at rate 0 it decays no weight, and forgotten it does
@@ -187,10 +187,6 @@ def _use_current_names(backend: Any) -> None:
     for old, new in (("all_gather", "all_gather_single"), ("reduce_scatter", "reduce_scatter_single")):
         if hasattr(torch.distributed, new):
             setattr(backend, f"{old}_function", getattr(torch.distributed, new))
-
-
-def _count(model: nn.Module) -> int:
-    return sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in model.parameters())
 
 
 def _groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:

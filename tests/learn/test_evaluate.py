@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from plain_generate import by_generate
 from transformers import AutoModelForCausalLM, GenerationConfig
 
@@ -16,6 +17,7 @@ from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
+from raysweep.errors import TrialFailed
 from raysweep.learn import generate as generating
 from raysweep.learn.ask import likely_share
 from raysweep.learn.batches import batches_from, steps_per_epoch, total_steps
@@ -249,6 +251,13 @@ def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp
         texts, scores = by_generate(model, tokenizer, questions, SCORERS["exact"], most=20)
     assert [one.score for one in ours] == scores
     assert not any("\n" in one.text for one in ours)
+
+
+def test_memory_that_runs_out_while_asking_is_the_trials_error_with_advice(small, training):
+    with Engine(small, training=training(), total_steps=1, runtime=Runtime()) as engine:
+        with pytest.raises(TrialFailed, match="while asking: reduce runtime.micro_batch"), engine.asking():
+            raise torch.OutOfMemoryError
+        assert engine.scored.training
 
 
 def test_an_engine_that_only_answers_needs_no_deepspeed(small, tokenizer, pairs, training):
