@@ -52,8 +52,8 @@ def _length(row: Row) -> int:
 
 
 class _Batch:
-    """Rows side by side, padded on the left of what they do not share, with one key cache, of which `held` columns are the
-    rows' own. A model that gives no cache back, or one of its own kind, reads rows whole where it must."""
+    """Rows side by side, padded on the left of what they do not share, with one key cache of their first `held` columns. A
+    model that gives no cache back, or one of its own kind, reads rows whole where it must."""
 
     def __init__(self, engine: Engine, rows: Sequence[Row]):
         self.model = engine.model
@@ -62,15 +62,15 @@ class _Batch:
         self.open = list(range(len(rows)))
         alone = engine.traits.forgets or has_window(self.model.config)
         shared = 0 if alone else shared_length([one.prompt for one in self.questions])
+        first = self.questions[0].prompt[:shared]
         texts = [[*one.prompt[shared:], *tokens] for one, tokens in rows]
         width = max(len(text) for text in texts)
-        self.text_BL = torch.tensor([[0] * (width - len(text)) + text for text in texts], device=engine.device)
-        self.mask_BL = torch.tensor(
-            [[1] * shared + [0] * (width - len(text)) + [1] * len(text) for text in texts], device=engine.device
-        )
-        first = self.questions[0].prompt[:shared]
+        padded = [[*first, *[0] * (width - len(text)), *text] for text in texts]
+        masks = [[*[1] * shared, *[0] * (width - len(text)), *[1] * len(text)] for text in texts]
+        self.text_BL = torch.tensor(padded, device=engine.device)
+        self.mask_BL = torch.tensor(masks, device=engine.device)
         self.cache = warm_cache(engine.scored.base, first, rows=len(rows), device=engine.device)
-        self.held = 0
+        self.held = shared
 
     def run(self, judge: Judge) -> list[tuple[int, ...]]:
         while self.open:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from plain_generate import by_generate
-from transformers import AutoModelForCausalLM, GenerationConfig
+from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
 from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
@@ -227,19 +227,21 @@ def test_a_model_that_says_white_space_for_ever_is_soon_found_not_to_have_memori
     assert 20 <= soon < len(passes) - soon
 
 
-def test_a_key_cache_of_another_kind_is_made_anew_when_rows_leave(
+def test_rows_that_leave_change_no_other_and_a_key_cache_of_another_kind_is_made_anew(
     small, tokenizer, pairs, training, tmp_path, monkeypatch
 ):
     questions = [question(one, tokenizer, strip=True) for one in pairs(12)]
     with trained(small, tokenizer, pairs(6), training(epochs=20), tmp_path) as (engine, model):
         texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12)
-        golds = [replace(one, golds=(text[: index % 4],)) for index, (one, text) in enumerate(zip(questions, texts, strict=True))]
-        expected = answer(engine, tokenizer, golds, scorer=SCORERS["exact"], max_new_tokens=12)
-        monkeypatch.setattr(generating, "DynamicCache", type("Other", (), {}))
-        engine.answers.clear()
-        assert answer(engine, tokenizer, golds, scorer=SCORERS["exact"], max_new_tokens=12) == expected
-    _, scores = by_generate(model, tokenizer, golds, SCORERS["exact"], most=12)
-    assert [one.score for one in expected] == scores
+        mixed = [
+            replace(one, golds=(text if index % 2 else f"{text[: index % 5]}#",))
+            for index, (one, text) in enumerate(zip(questions, texts, strict=True))
+        ]
+        for kind in (DynamicCache, type("Other", (), {})):
+            monkeypatch.setattr(generating, "DynamicCache", kind)
+            engine.answers.clear()
+            ours = answer(engine, tokenizer, mixed, scorer=SCORERS["exact"], max_new_tokens=12)
+            assert [one.score for one in ours] == [float(index % 2) for index in range(len(mixed))]
 
 
 def test_few_shot_answers_end_at_the_line(small, tokenizer, pairs, training, tmp_path):
