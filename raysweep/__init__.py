@@ -13,17 +13,17 @@ __all__ = [
     "compare", "curves", "evals", "export", "figure", "load", "page", "predictions", "rescore", "table", "transfer", "trials",
 ]
 
-_REPORTING = ("compare", "figure", "page", "table", "transfer")
+_RESULTS = ("compare", "figure", "page", "table", "transfer")
 
 
 def __getattr__(name: str) -> Any:
     """Public functions are imported on first use, so that the core loads without them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in _REPORTING:
-        from raysweep import reporting
+    if name in _RESULTS:
+        from raysweep import results
 
-        return getattr(reporting, name)
+        return getattr(results, name)
     from raysweep import api
 
     return getattr(api, name)

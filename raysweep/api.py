@@ -8,22 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from raysweep.catalog import BUILT_IN_MODELS
 from raysweep.errors import BadInput
-from raysweep.grid import Grid
-from raysweep.loggers import check_loggers
-from raysweep.plan import Plan, Sources, make_plan, sweep_digest
-from raysweep.sets import FAMILIAR
-from raysweep.spec import Model, OwnSet, Sweep, Text
-from raysweep.store import Store
-from raysweep.sweepfile import load as load_file
+from raysweep.plan.plan import Plan, Sources, make_plan, sweep_digest
+from raysweep.store.store import Store
+from raysweep.sweep.catalog import BUILT_IN_MODELS
+from raysweep.sweep.file import load as load_file
+from raysweep.sweep.grid import Grid
+from raysweep.sweep.sets import FAMILIAR
+from raysweep.sweep.spec import Model, OwnSet, Sweep, Text
+from raysweep.trial.loggers import check_loggers
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from raysweep.cluster.tuner import Outcome
-    from raysweep.execute import Job
     from raysweep.report.frame import Source
+    from raysweep.trial.execute import Job
 
 __all__ = [
     "DEFAULT_STORE",
@@ -149,12 +149,12 @@ class LoadedSweep:
         return trials_of_plan(self.plan(data=data), Store(store_url(store)))
 
     def _sources(self, data: Path | None) -> Sources:
-        from raysweep.resolve import resolve
+        from raysweep.data.resolve import resolve
 
         return resolve(self.sweep, data_dir=data)
 
     def _job(self, plan: Plan, trial: str, store: Store, data: Path | None) -> Job:
-        from raysweep.execute import Job
+        from raysweep.trial.execute import Job
 
         sweep = self.sweep
         spec, stages = plan.trials[trial].spec, plan.trials[trial].stages
@@ -189,10 +189,10 @@ def overview(
 
     `trials_to_ask` are finished but lack a set that `evaluate` asks for now, or weights that `keep: all` asks for.
     `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
-    `estimate` is what the rest will take, as `raysweep.estimate` tells it for the runtime of the first sweep; with
+    `estimate` is what the rest will take, as `forecast.estimate` tells it for the runtime of the first sweep; with
     `workers` also how long.
     """
-    from raysweep.estimate import estimate
+    from raysweep.forecast.estimate import estimate
 
     for one in sweeps:
         check_loggers(one.sweep.runtime.loggers)
@@ -220,11 +220,11 @@ def overview(
 
 
 def export(trial: str, to: str | Path, *, stage: int | None = None, store: str | Path | None = None) -> Path:
-    """Copy a finished trial's model after a stage (None: the last) to a new folder, with a model card; see `raysweep.exports`.
+    """Copy a finished trial's model after a stage (None: the last) to a new folder, with a model card; see `store.export`.
 
     `trial` is its id, the column `trial` of the frame. Raises BadInput.
     """
-    from raysweep.exports import export as export_from
+    from raysweep.store.export import export as export_from
 
     return export_from(Store(store_url(store)), trial, Path(to).expanduser(), stage=stage)
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from raysweep.chain import Selection, Stage, StopAt, Training
-from raysweep.plan import Node
-from raysweep.store import FinishedStage, Store
+from raysweep.plan.plan import Node
+from raysweep.store.store import FinishedStage, Store
+from raysweep.sweep.stage import Selection, Stage, StopAt, Training
 
 TRAINING = Training(
     lr=1e-3,

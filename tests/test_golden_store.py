@@ -15,8 +15,8 @@ from golden.write_store import SWEEPS, expected
 
 import raysweep
 from raysweep.api import load
-from raysweep.execute import execute
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.trial.execute import execute
 
 GOLDEN = Path(__file__).parent / "golden" / "schema1"
 

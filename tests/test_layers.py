@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-CORE = ["api", "catalog", "chain", "cli", "errors", "files", "grid", "identity", "plan", "schedule", "spec", "store"]
+CORE = ["api", "cli", "errors", "plan.plan", "plan.schedule", "store.prune", "store.store", "sweep.grid", "sweep.spec"]
 HEAVY = ["ray", "torch", "transformers", "deepspeed", "datasets", "nltk", "pandas"]
 
 
@@ -20,9 +20,9 @@ def test_the_core_runs_without_heavy_libraries(root):
         "import sys\n"
         f"sys.modules.update(dict.fromkeys({HEAVY}))\n"
         f"import {', '.join(f'raysweep.{name}' for name in CORE)}\n"
-        "from raysweep.grid import Grid\n"
-        "from raysweep.plan import Sources, make_plan\n"
-        "from raysweep.sweepfile import load\n"
+        "from raysweep.sweep.grid import Grid\n"
+        "from raysweep.plan.plan import Sources, make_plan\n"
+        "from raysweep.sweep.file import load\n"
         "nothing = Sources(lambda model: None, lambda name: None, lambda name: None)\n"
         "plan = make_plan([(Grid(*load('experiments/table2.yaml')), nothing)])\n"
         "print(len(plan.trials), len(plan.stages))\n"

@@ -7,8 +7,8 @@ import pickle
 import sys
 from pathlib import Path
 
-from raysweep.execute import execute
 from raysweep.learn.ranks import disconnect
+from raysweep.trial.execute import execute
 
 if __name__ == "__main__":
     record = execute(pickle.loads(Path(sys.argv[1]).read_bytes()), report=lambda event: None)

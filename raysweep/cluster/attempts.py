@@ -2,7 +2,7 @@
 
 A process that is killed from outside, or goes with its node, leaves a record that says `running`; the next attempt of the
 run reads it as a loss. Bugs are counted against `runtime.max_failures`, losses against `runtime.max_preemptions`. The
-counts are in the trial's record (`raysweep.records`), since the one who counts may be lost itself; Tune only tries again.
+counts are in the trial's record (`store.records`), since the one who counts may be lost itself; Tune only tries again.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import PreemptionError, WorkerGroupError
 
-from raysweep import records
 from raysweep.errors import TrialFailed
-from raysweep.execute import Job
-from raysweep.store import Store
+from raysweep.store import records
+from raysweep.store.store import Store
+from raysweep.trial.execute import Job
 
 __all__ = ["attempt", "is_loss", "tries"]
 

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 import ray
 
-from raysweep.cluster.growth import NodeKind, growing_nodes, machines_to_come
+from raysweep.cluster.autoscaler import NodeKind, growing_nodes, machines_to_come
 from raysweep.errors import BadInput
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 __all__ = ["NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
 

@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from raysweep.cluster.turns import Turns, Wish
+from raysweep.cluster.fair_share import Turns, Wish
 
 __all__ = ["Claimed", "Claims", "Ledger", "News"]
 

@@ -24,12 +24,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
-from raysweep.cluster.handing import handed
+from raysweep.cluster.job_handoff import handed
 from raysweep.cluster.metrics import observed
 from raysweep.cluster.trainer import fit_here, torchrun_variables
-from raysweep.execute import Job
-from raysweep.spec import Runtime
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Runtime
+from raysweep.trial.execute import Job
 
 __all__ = ["Gang", "Place", "Seat", "Worker", "run_in_gang", "seats"]
 

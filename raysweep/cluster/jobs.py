@@ -22,9 +22,9 @@ from typing import Any
 from ray.job_submission import JobSubmissionClient
 
 from raysweep.cluster.head import api_url, credentials, given_address_wins
-from raysweep.cluster.pulse import JOB
+from raysweep.cluster.heartbeat import JOB
 from raysweep.errors import BadInput, RaysweepError
-from raysweep.identity import digest
+from raysweep.plan.identity import digest
 
 __all__ = ["Job", "Jobs"]
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
-from raysweep.execute import Job
-from raysweep.pace import Pace
+from raysweep.trial.execute import Job
+from raysweep.trial.pace import Pace
 
 __all__ = ["observed"]
 

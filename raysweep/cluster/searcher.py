@@ -16,9 +16,9 @@ from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
 from raysweep.cluster.claims import Claims
-from raysweep.cluster.turns import Wish
-from raysweep.schedule import Schedule
-from raysweep.space import Space
+from raysweep.cluster.fair_share import Wish
+from raysweep.plan.schedule import Schedule
+from raysweep.store.eviction import Space
 
 __all__ = ["COMMITTED", "StageSearcher", "expand", "param_space", "point_key"]
 

@@ -25,10 +25,10 @@ from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
-from raysweep.cluster.handing import handed
+from raysweep.cluster.job_handoff import handed
 from raysweep.cluster.metrics import observed
 from raysweep.errors import TrialFailed
-from raysweep.execute import Job, Report, execute
+from raysweep.trial.execute import Job, Report, execute
 
 __all__ = ["GROUP_DRIVER", "fit_alone", "fit_here", "run_in_group", "run_warm", "torchrun_variables"]
 

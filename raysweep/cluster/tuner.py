@@ -17,26 +17,26 @@ from ray.exceptions import OutOfMemoryError
 from ray.tune import Callback, TuneConfig, Tuner
 
 from raysweep.cluster.attempts import tries
+from raysweep.cluster.board import Board
 from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.gang import run_in_gang
-from raysweep.cluster.handing import Handing
-from raysweep.cluster.progress import Board
-from raysweep.cluster.pulse import Pulse, room
+from raysweep.cluster.heartbeat import Pulse, room
+from raysweep.cluster.job_handoff import Handing
+from raysweep.cluster.scheduler import Yielding, wish_of
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
-from raysweep.cluster.yielding import Yielding, wish_of
-from raysweep.cost import costs_of
 from raysweep.errors import RaysweepError
-from raysweep.execute import Job
-from raysweep.naming import trial_name
-from raysweep.plan import Plan
-from raysweep.prune import needed
-from raysweep.schedule import Schedule, settled
-from raysweep.space import Space
-from raysweep.spec import Runtime, size_in_bytes
-from raysweep.stages import evaluated_in
-from raysweep.store import Store
+from raysweep.forecast.cost import costs_of
+from raysweep.plan.naming import trial_name
+from raysweep.plan.plan import Plan
+from raysweep.plan.schedule import Schedule, settled
+from raysweep.store.eviction import Space
+from raysweep.store.prune import needed
+from raysweep.store.stages import evaluated_in
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Runtime, size_in_bytes
+from raysweep.trial.execute import Job
 
 __all__ = ["Outcome", "run_trials"]
 

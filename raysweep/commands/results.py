@@ -70,7 +70,7 @@ def declare(commands: Any) -> None:
 
 def _list(options: argparse.Namespace) -> int:
     from raysweep.api import store_url, trials
-    from raysweep.store import Store
+    from raysweep.store.store import Store
 
     rows = []
     for name in Store(store_url(options.store)).sweeps():
@@ -103,7 +103,7 @@ def _results(options: argparse.Namespace) -> int:
 
 
 def _table(options: argparse.Namespace) -> int:
-    from raysweep.reporting import table
+    from raysweep.results import table
 
     found = table(
         options.names,

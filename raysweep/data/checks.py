@@ -8,15 +8,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raysweep.catalog import DATASETS, ID, MIXERS, NONE
-from raysweep.chain import Mixing
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, digest_of
 from raysweep.data.mixing import draw
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import RaysweepError
-from raysweep.sets import FAMILIAR
-from raysweep.spec import Mix, Sweep
+from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
+from raysweep.sweep.sets import FAMILIAR
+from raysweep.sweep.spec import Mix, Sweep
+from raysweep.sweep.stage import Mixing
 
 __all__ = ["Checked", "Named", "check", "named_in"]
 

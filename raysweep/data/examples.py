@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from raysweep.catalog import DATASETS
-from raysweep.chain import Selection
 from raysweep.data import kvr
 from raysweep.data.draft import Draft, Skipped
 from raysweep.data.example import Example
@@ -22,7 +20,9 @@ from raysweep.data.readers import SHAPES, Shape
 from raysweep.data.rows import Row
 from raysweep.data.source import Source
 from raysweep.errors import TrialFailed
-from raysweep.identity import canonical, digest
+from raysweep.plan.identity import canonical, digest
+from raysweep.sweep.catalog import DATASETS
+from raysweep.sweep.stage import Selection
 
 __all__ = ["Candidates", "Taken", "candidates", "digest_of", "named", "take", "take_up_to"]
 

@@ -10,11 +10,11 @@ import heapq
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from raysweep.catalog import ANSWER_IS, DATASETS
 from raysweep.data.example import Example
 from raysweep.data.examples import question_key
 from raysweep.errors import BadInput, TrialFailed
-from raysweep.identity import digest
+from raysweep.plan.identity import digest
+from raysweep.sweep.catalog import ANSWER_IS, DATASETS
 
 __all__ = ["RECIPE", "SHOTS", "FewShot", "bare", "few_shot"]
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raysweep.catalog import DATASETS
 from raysweep.data.checks import named_in
 from raysweep.data.folder import TABLES, DataFile
 from raysweep.data.hub import offline
@@ -24,7 +23,8 @@ from raysweep.data.origin import write_origin
 from raysweep.data.source import Source
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import BadData, BadInput, RaysweepError, SourceMissing
-from raysweep.spec import Sweep
+from raysweep.sweep.catalog import DATASETS
+from raysweep.sweep.spec import Sweep
 
 __all__ = ["Fetched", "fetch"]
 

@@ -18,7 +18,7 @@ from raysweep.data.readers.lama import TEMPLATES
 from raysweep.data.readers.problems import apps_problem, is_apps_problem
 from raysweep.data.rows import Row, first_rows, read_rows
 from raysweep.errors import BadData
-from raysweep.identity import digest
+from raysweep.plan.identity import digest
 
 __all__ = ["DataFile", "Problem", "content_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from raysweep.catalog import Hub
 from raysweep.data.folder import DESCRIPTIONS, TABLES, split_of
 from raysweep.data.heads import cached_head, head, heads_of
 from raysweep.errors import BadData, BadInput, SourceMissing
+from raysweep.sweep.catalog import Hub
 
 __all__ = [
     "HubFiles", "Unreachable", "cache", "choose", "download", "endpoint", "in_cache", "offline", "on_hub", "present",

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from raysweep.catalog import DATASETS, MIXERS, Dataset, Mixer
 from raysweep.data.examples import candidates
 from raysweep.data.source import Source
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import RaysweepError
-from raysweep.spec import OwnSet
+from raysweep.sweep.catalog import DATASETS, MIXERS, Dataset, Mixer
+from raysweep.sweep.spec import OwnSet
 
 __all__ = ["Entry", "listed", "origin"]
 

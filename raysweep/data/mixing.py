@@ -11,7 +11,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from raysweep.chain import Mixing, Selection
 from raysweep.data.example import Example
 from raysweep.data.examples import Candidates, Taken, digest_of, named, take_up_to
 from raysweep.data.overlap import Facts
@@ -19,6 +18,7 @@ from raysweep.data.source import Source
 from raysweep.data.texts import passages
 from raysweep.data.words import WordList
 from raysweep.errors import TrialFailed
+from raysweep.sweep.stage import Mixing, Selection
 
 __all__ = ["amount", "cut_as_released", "draw"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from raysweep.catalog import DATASETS
 from raysweep.data.example import Example
+from raysweep.sweep.catalog import DATASETS
 
 __all__ = ["Facts"]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from raysweep.data.draft import Draft
 from raysweep.data.rows import Row
 from raysweep.errors import BadInput
-from raysweep.spec import OwnSet
+from raysweep.sweep.spec import OwnSet
 
 __all__ = ["drafts_of", "fields_of", "recipe_of"]
 

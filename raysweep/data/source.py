@@ -13,8 +13,8 @@ from raysweep.data.readers.lama import relation_in
 from raysweep.data.rows import Row, read_rows
 from raysweep.data.words import WordList
 from raysweep.errors import BadData
-from raysweep.identity import digest
-from raysweep.spec import OwnSet
+from raysweep.plan.identity import digest
+from raysweep.sweep.spec import OwnSet
 
 __all__ = ["Source", "files_digest"]
 

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from raysweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
 from raysweep.data import kvr
 from raysweep.data import own as own_sets
 from raysweep.data.folder import TABLES, DataFile, known_files, problems, split_of, tables_in
@@ -19,7 +18,8 @@ from raysweep.data.origin import origin_of
 from raysweep.data.source import ROWS, Source, files_digest
 from raysweep.data.words import find_word_list
 from raysweep.errors import BadData, BadInput, SourceMissing
-from raysweep.spec import OwnSet, Text
+from raysweep.sweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
+from raysweep.sweep.spec import OwnSet, Text
 
 __all__ = ["Source", "find", "find_mixer", "find_text", "find_words"]
 

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from raysweep.catalog import TEXT_ROWS
 from raysweep.data.rows import read_lines, read_rows
 from raysweep.data.source import Source
-from raysweep.identity import digest
+from raysweep.plan.identity import digest
+from raysweep.sweep.catalog import TEXT_ROWS
 
 __all__ = ["passages"]
 

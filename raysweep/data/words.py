@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 
 from raysweep.errors import BadData, SourceMissing
-from raysweep.identity import digest
+from raysweep.plan.identity import digest
 
 __all__ = ["NLTK_DIGEST", "WordList", "find_word_list"]
 

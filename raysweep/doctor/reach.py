@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from raysweep.catalog import DATASETS, MIXERS
 from raysweep.data.hub import offline
 from raysweep.data.sources import find, find_mixer
 from raysweep.data.words import find_word_list
 from raysweep.doctor.finding import Finding
 from raysweep.doctor.machine import nearest_folder, ray_folder
 from raysweep.errors import BadData, RaysweepError
-from raysweep.files import Files
+from raysweep.store.files import Files
+from raysweep.sweep.catalog import DATASETS, MIXERS
 
 __all__ = ["look"]
 

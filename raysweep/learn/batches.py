@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from raysweep.chain import Training
 from raysweep.data.encoding import Encoded
+from raysweep.sweep.stage import Training
 
 __all__ = [
     "Batch", "MicroBatch", "batches_from", "collate", "deal", "pack", "pad_as_released", "partition", "steps_per_epoch",

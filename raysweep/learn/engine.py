@@ -18,17 +18,17 @@ import torch
 import transformers
 from torch import nn
 
-from raysweep.chain import Training
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
+from raysweep.learn.architecture import Traits, find_traits
 from raysweep.learn.attention import keeps_keys
 from raysweep.learn.loading import load_weights, recompute
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
 from raysweep.learn.schedule import rate
-from raysweep.learn.traits import Traits, find_traits
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import Training
 
 __all__ = ["Engine", "Stats"]
 

@@ -18,9 +18,9 @@ from typing import Any
 
 from raysweep.data.encoding import Question
 from raysweep.data.scoring import SCORERS, Scorer
-from raysweep.learn.ask import dealt, force
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
+from raysweep.learn.teacher_forcing import dealt, force
 
 __all__ = ["Prediction", "Recall", "answer"]
 

@@ -16,9 +16,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from raysweep.chain import Training
 from raysweep.errors import TrialFailed
-from raysweep.spec import Runtime, impossible
+from raysweep.sweep.spec import Runtime, impossible
+from raysweep.sweep.stage import Training
 
 __all__ = [
     "Need", "Room", "Shape", "asks_at_once", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of",

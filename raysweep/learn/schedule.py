@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from raysweep.chain import StopAt, Training
+from raysweep.sweep.stage import StopAt, Training
 
 __all__ = ["LossRule", "rate"]
 

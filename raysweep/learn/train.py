@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 
-from raysweep.chain import Training
 from raysweep.data.encoding import Encoded, Question
 from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
-from raysweep.learn.ask import likely_share
+from raysweep.learn.async_checkpoint import Keeper
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
 from raysweep.learn.evaluate import Recall
-from raysweep.learn.keeper import Keeper
-from raysweep.learn.progress import Outcome, Progress
+from raysweep.learn.outcome import Outcome, Progress
 from raysweep.learn.schedule import LossRule
-from raysweep.spec import Every
+from raysweep.learn.teacher_forcing import likely_share
+from raysweep.sweep.spec import Every
+from raysweep.sweep.stage import Training
 
 __all__ = ["train"]
 

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from raysweep.chain import Training
 from raysweep.errors import TrialFailed
 from raysweep.learn.layers import LayerByLayer, weights_in
 from raysweep.learn.ranks import Ranks
 from raysweep.learn.zero_settings import refuse_what_cannot_be, settings
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import Training
 
 __all__ = [
     "consolidated", "gathered", "load_state", "release_group", "save_state", "sharded_loading", "start", "step",

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
-from raysweep.chain import Training
 from raysweep.errors import BadInput
 from raysweep.learn.ranks import Ranks
-from raysweep.spec import Runtime, impossible
+from raysweep.sweep.spec import Runtime, impossible
+from raysweep.sweep.stage import Training
 
 __all__ = ["refuse_what_cannot_be", "settings"]
 

@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from raysweep.errors import RaysweepError
 from raysweep.report.points import Points, points_of_sweep, require_sweep
-from raysweep.report.records import NEVER, read_records
-from raysweep.store import SCHEMA, Store
+from raysweep.report.reading import NEVER, read_records
+from raysweep.store.store import SCHEMA, Store
 
 __all__ = ["known_records", "sweep_table"]
 

@@ -12,7 +12,7 @@ import pandas as pd
 from raysweep.errors import StoreError
 from raysweep.report.frame import Source, axes_of
 from raysweep.report.long import stages_of
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 __all__ = ["failures", "provenance", "sharing", "slowest", "status"]
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from raysweep.catalog import DATASETS
 from raysweep.errors import BadInput
+from raysweep.sweep.catalog import DATASETS
 
 __all__ = ["KINDS", "NEEDS_CURVES", "Figure", "Kind", "make_figure", "with_start"]
 

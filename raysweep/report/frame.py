@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 import pandas as pd
 import pyarrow as pa
 
-from raysweep.plan import Plan
+from raysweep.plan.plan import Plan
 from raysweep.report.compact import join, known_records, sweep_table
 from raysweep.report.points import Points, points_of_plan
-from raysweep.report.records import WRITTEN, read_records
+from raysweep.report.reading import WRITTEN, read_records
 from raysweep.report.where import choose
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 __all__ = ["STATUSES", "Source", "axes_of", "trials_of", "trials_of_plan", "trials_of_sweep"]
 

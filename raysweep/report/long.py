@@ -13,12 +13,12 @@ import pyarrow as pa
 
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput, StoreError
-from raysweep.plan import Plan
+from raysweep.plan.plan import Plan
 from raysweep.report.frame import Source, axes_of, trials_of
 from raysweep.report.points import Points
 from raysweep.report.statistics import transfer
 from raysweep.report.where import choose
-from raysweep.store import EVALS, PREDICTIONS, Store
+from raysweep.store.store import EVALS, PREDICTIONS, Store
 
 __all__ = ["curves_of", "evals_of", "predictions_of", "rescored", "stages_of", "transfer_of"]
 

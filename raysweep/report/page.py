@@ -23,8 +23,8 @@ from raysweep.report.layouts import LAYOUTS, Layout, lay_out, other_models
 from raysweep.report.long import curves_of
 from raysweep.report.rendering import html_table
 from raysweep.report.table import Row, Table, pivot
-from raysweep.spec import Table as TableSection
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Table as TableSection
 
 __all__ = ["render_page", "write_pages"]
 

@@ -11,9 +11,9 @@ from typing import Any
 import pyarrow as pa
 
 from raysweep.errors import BadInput
-from raysweep.plan import Plan
-from raysweep.spec import NAME_PATTERN
-from raysweep.store import Store
+from raysweep.plan.plan import Plan
+from raysweep.store.store import Store
+from raysweep.sweep.spec import NAME_PATTERN
 
 __all__ = ["Points", "points_as_run", "points_of_plan", "points_of_sweep", "require_sweep"]
 

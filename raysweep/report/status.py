@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from raysweep.naming import trial_name
+from raysweep.plan.naming import trial_name
 from raysweep.report.frame import Source, axes_of, trials_of
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 __all__ = ["FRESH_SECONDS", "described", "status_of", "submitted"]
 

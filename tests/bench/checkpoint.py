@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from run import machine
 
-from raysweep.chain import StopAt, Training
 from raysweep.data.encoding import Encoded
+from raysweep.sweep.stage import StopAt, Training
 
 EXAMPLES, LENGTH = 4, 32
 SETTINGS = Training(
@@ -33,7 +33,7 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     from raysweep.learn.batches import Batch
     from raysweep.learn.checkpoints import State, take
     from raysweep.learn.engine import Engine
-    from raysweep.spec import Runtime
+    from raysweep.sweep.spec import Runtime
 
     logging.disable(logging.WARNING)
     tokens = np.random.default_rng(0).integers(1, 1000, LENGTH, dtype=np.int32)

@@ -19,8 +19,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from raysweep.catalog import DATASETS
-from raysweep.chain import Mixing
 from raysweep.data.encoding import encode
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates
@@ -28,7 +26,9 @@ from raysweep.data.mixing import draw
 from raysweep.data.sources import find, find_text, find_words
 from raysweep.errors import SourceMissing
 from raysweep.learn.model import load_tokenizer, prepare
-from raysweep.spec import Text
+from raysweep.sweep.catalog import DATASETS
+from raysweep.sweep.spec import Text
+from raysweep.sweep.stage import Mixing
 
 EXAMPLES = 2000
 BESIDE = Path(__file__).parents[3] / "shared" / "data"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from shapes import Llama
 
-from raysweep.chain import Training
 from raysweep.errors import TrialFailed
 from raysweep.learn.engine import TOKENS_AT_ONCE
 from raysweep.learn.memory import Need, Shape, need, recomputes
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import Training
 
 PEAKS = (  # of dense bf16 products, FLOP/s, by makers' data sheets; the first name that the device's contains
     ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H200 NVL", 835e12), ("GH200", 989e12), ("H200", 989e12),

@@ -30,12 +30,12 @@ from typing import Any
 
 from run import machine, turns
 
-from raysweep.chain import StopAt, Training
 from raysweep.data.encoding import Question, encode, question
 from raysweep.data.examples import candidates
 from raysweep.data.scoring import SCORERS, Scorer
 from raysweep.data.sources import find
 from raysweep.errors import SourceMissing
+from raysweep.sweep.stage import StopAt, Training
 
 BATCH = 64
 RELEASED_BATCH = 20
@@ -107,7 +107,7 @@ def _memorize(place: Path, examples: Sequence[Any], asked: Asked) -> tuple[Path,
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer, prepare
     from raysweep.learn.train import train
-    from raysweep.spec import Every, Runtime
+    from raysweep.sweep.spec import Every, Runtime
 
     base = prepare("tiny", None, cache=place)
     tokenizer = load_tokenizer(base)
@@ -131,7 +131,7 @@ def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: st
     """Ours and both references on the same questions."""
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer
-    from raysweep.spec import Runtime
+    from raysweep.sweep.spec import Runtime
 
     tokenizer = load_tokenizer(folder)
     questions = [question(one, tokenizer, strip=True) for one in examples]
@@ -170,9 +170,9 @@ def _products(folder: Path, examples: Sequence[Any]) -> float:
     from torch import nn
     from transformers import AutoModelForCausalLM
 
-    from raysweep.learn.ask import TOKENS_AT_ONCE
     from raysweep.learn.model import load_tokenizer
     from raysweep.learn.prefix import shared_length
+    from raysweep.learn.teacher_forcing import TOKENS_AT_ONCE
 
     tokenizer = load_tokenizer(folder)
     questions = [question(one, tokenizer, strip=True) for one in examples]
@@ -245,7 +245,7 @@ def _shaped(data_dir: Path) -> dict[str, float]:
     """Ratios of one run of the passes that proof and generation of memorized answers need, on a larger model."""
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer, prepare
-    from raysweep.spec import Runtime
+    from raysweep.sweep.spec import Runtime
 
     figures = {}
     with tempfile.TemporaryDirectory() as place:
@@ -266,7 +266,7 @@ def _shaped(data_dir: Path) -> dict[str, float]:
 
 
 def _passes(engine: Any, questions: Sequence[Question], *, end: int) -> float:
-    from raysweep.learn.ask import force
+    from raysweep.learn.teacher_forcing import force
 
     most = max(len(one.target) for one in questions)
     with engine.asking() as scored:

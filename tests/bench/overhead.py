@@ -23,8 +23,8 @@ import yaml
 from run import machine, turns
 
 from raysweep.api import LoadedSweep, load
-from raysweep.execute import Job
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.trial.execute import Job
 
 SWEEP = {
     "name": "overhead",
@@ -109,7 +109,7 @@ def _run_as_documented(jobs: Mapping[str, Job], folder: Path) -> None:
     from ray.train.torch import TorchTrainer
     from ray.tune.integration.ray_train import TuneReportCallback
 
-    from raysweep.execute import execute
+    from raysweep.trial.execute import execute
 
     def loop(config: dict[str, Any]) -> None:
         execute(config["job"], report=lambda event: train.report(dict(event)))

@@ -18,12 +18,12 @@ from typing import Any
 
 from run import machine
 
-from raysweep import yamlfile
-from raysweep.grid import Grid
-from raysweep.plan import Plan, Sources, make_plan
-from raysweep.schedule import Schedule
-from raysweep.spec import Sweep
-from raysweep.sweepfile import Places
+from raysweep.plan.plan import Plan, Sources, make_plan
+from raysweep.plan.schedule import Schedule
+from raysweep.sweep.file import Places
+from raysweep.sweep.grid import Grid
+from raysweep.sweep.spec import Sweep
+from raysweep.sweep.yaml import parse
 
 SIZES = (1_000, 10_000, 100_000)
 SLOTS = 64
@@ -90,7 +90,7 @@ def _grid(size: int) -> Grid:
     combinations = 3 * 9 * 6
     grid = {**GRID, "seed": list(range(-(-size // combinations)))}
     raw = {"name": "large", "model": "tiny", "grid": grid}
-    return Grid(Sweep.model_validate(raw), Places(yamlfile.parse("name: large\n", "large.yaml")))
+    return Grid(Sweep.model_validate(raw), Places(parse("name: large\n", "large.yaml")))
 
 
 def _sources() -> Sources:

@@ -52,7 +52,7 @@ def write_store(folder: Path, size: int) -> None:
 def _figures(folder: Path, size: int, repeats: int) -> dict[str, float]:
     from raysweep.report.cells import measure_cells
     from raysweep.report.frame import trials_of
-    from raysweep.store import Store
+    from raysweep.store.store import Store
 
     store = Store(folder)
     load = lambda: trials_of(["grown"], store)  # noqa: E731

@@ -23,10 +23,10 @@ from run import machine
 from raysweep.api import LoadedSweep, load
 from raysweep.cluster.local import connected
 from raysweep.cluster.tuner import run_trials
-from raysweep.execute import Job
-from raysweep.identity import fingerprint
-from raysweep.plan import Node, Plan
-from raysweep.store import Store
+from raysweep.plan.identity import fingerprint
+from raysweep.plan.plan import Node, Plan
+from raysweep.store.store import Store
+from raysweep.trial.execute import Job
 
 SLOTS = 2  # trials at once, both ways
 SWEEP = {

@@ -15,10 +15,10 @@ from typing import Any
 from run import machine
 
 from raysweep.api import load
-from raysweep.cost import costs_of
-from raysweep.plan import Plan
-from raysweep.schedule import Schedule
-from raysweep.simulate import CALM, Disturbances, lower_bound, simulate
+from raysweep.forecast.cost import costs_of
+from raysweep.forecast.simulate import CALM, Disturbances, lower_bound, simulate
+from raysweep.plan.plan import Plan
+from raysweep.plan.schedule import Schedule
 
 TABLE_2 = Path(__file__).parents[2] / "experiments" / "table2.yaml"
 GPUS = (8, 64, 256, 1024, 4096)

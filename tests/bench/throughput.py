@@ -53,7 +53,7 @@ from raysweep.learn.batches import Batch, MicroBatch
 from raysweep.learn.engine import Engine
 from raysweep.learn.memory import free_memory, recomputes, shape_of
 from raysweep.learn.model import load_tokenizer, prepare
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 HERE = Path(__file__).resolve().parent
 TRAINING = replace(SETTINGS, precision="bf16")

@@ -33,12 +33,12 @@ from typing import Any
 import numpy as np
 from run import machine, turns
 
-from raysweep.chain import Mixing, StopAt, Training
 from raysweep.data.encoding import Encoded, encode
 from raysweep.data.examples import candidates
 from raysweep.data.mixing import draw
 from raysweep.data.sources import find, find_words
 from raysweep.errors import SourceMissing
+from raysweep.sweep.stage import Mixing, StopAt, Training
 
 CONTENDERS = ("ours", "padded", "trainer_zero3", "trainer", "plain")
 STEPS = {"remix": 12, "long_tail": 4}
@@ -162,7 +162,7 @@ def _ours(folder: Path, examples: list[Encoded]) -> tuple[list[float], float]:
 def _our_steps(folder: Path, examples: list[Encoded]) -> Iterator[float]:
     from raysweep.learn.batches import Batch
     from raysweep.learn.engine import Engine
-    from raysweep.spec import Runtime
+    from raysweep.sweep.spec import Runtime
 
     total = len(examples) // SETTINGS.batch_size
     with Engine(folder, training=SETTINGS, total_steps=total, runtime=Runtime(zero=3)) as engine:

@@ -14,7 +14,7 @@ from sweeps import small
 from raysweep.cluster import trainer
 from raysweep.cluster.attempts import attempt, is_loss, tries
 from raysweep.errors import TrialFailed
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 
 @pytest.fixture

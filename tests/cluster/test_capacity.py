@@ -6,7 +6,7 @@ import pytest
 
 from raysweep.cluster.capacity import NodeKind, at_once, fitted, worker_resources
 from raysweep.errors import BadInput
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 LAPTOP = [NodeKind({"CPU": 2.0}, 1)]
 FARM = [NodeKind({"CPU": 2.0}, 1), NodeKind({"CPU": 16.0, "GPU": 2.0}, 3)]

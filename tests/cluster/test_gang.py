@@ -14,7 +14,7 @@ from sweeps import SMALL, small
 
 from raysweep.cluster import gang as gangs
 from raysweep.cluster.gang import Gang, Place, Seat, Worker, seats
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 LONG = {**SMALL["train"], "epochs": 20}
 ONE = {**SMALL["grid"], "mixer": ["none/none"]}

@@ -12,7 +12,7 @@ from heads import joined, lose, started, wait_for_nodes
 from sweeps import SMALL, write
 
 from raysweep.api import trials
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "mixer": ["none"]}
 LONG = {**SMALL["train"], "epochs": 200}

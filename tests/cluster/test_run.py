@@ -13,8 +13,8 @@ from sweeps import SMALL, small, write
 
 from raysweep.cli import main
 from raysweep.cluster.searcher import expand, param_space, point_key
-from raysweep.execute import execute
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.trial.execute import execute
 
 pytestmark = pytest.mark.ray
 

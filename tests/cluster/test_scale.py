@@ -9,12 +9,12 @@ import pytest
 from ray import cloudpickle
 from sweeps import SMALL, small
 
-from raysweep.cluster.handing import Handing, handed
+from raysweep.cluster.job_handoff import Handing, handed
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.tuner import _trainable
-from raysweep.schedule import Schedule
-from raysweep.spec import Runtime
-from raysweep.store import Store
+from raysweep.plan.schedule import Schedule
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Runtime
 
 MANY = 24_000
 

@@ -6,9 +6,9 @@ import pytest
 from ray.tune.search import Searcher
 
 from raysweep.cluster.claims import Claimed, Ledger
+from raysweep.cluster.fair_share import Wish
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
-from raysweep.cluster.turns import Wish
-from raysweep.schedule import Schedule
+from raysweep.plan.schedule import Schedule
 
 CHAINS = {"one": ("a", "one"), "two": ("a", "two"), "three": ("b", "three")}
 

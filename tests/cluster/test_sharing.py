@@ -10,7 +10,7 @@ import pytest
 from sweeps import SMALL, small, write
 
 from raysweep.api import load
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 pytestmark = pytest.mark.ray
 

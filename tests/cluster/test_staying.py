@@ -10,7 +10,7 @@ import psutil
 import pytest
 from sweeps import SMALL, small
 
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,7 +13,7 @@ from sweeps import small
 from raysweep.cluster import trainer
 from raysweep.cluster.trainer import fit_alone, fit_here, torchrun_variables
 from raysweep.learn.ranks import disconnect, meeting_place
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_an_error_is_told_before_the_others_hear_of_a_broken_connection(tmp_path
     def fail(*arguments, **options):
         raise ValueError("no such luck")
 
-    monkeypatch.setattr("raysweep.execute.train", fail)
+    monkeypatch.setattr("raysweep.trial.execute.train", fail)
     place = meeting_place()
     with pytest.raises(ValueError, match="no such luck"):
         fit_here(

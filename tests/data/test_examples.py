@@ -7,11 +7,11 @@ import re
 
 import pytest
 
-from raysweep.chain import Selection
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, take
 from raysweep.data.sources import find
 from raysweep.errors import TrialFailed
+from raysweep.sweep.stage import Selection
 
 
 def select(name="kvr", examples=5, *, skip=0, familiarity="all", data_seed=0) -> Selection:

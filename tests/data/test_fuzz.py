@@ -13,7 +13,7 @@ from raysweep.data.examples import candidates
 from raysweep.data.readers import SHAPES
 from raysweep.data.sources import find
 from raysweep.errors import BadData, SourceMissing
-from raysweep.spec import OwnSet
+from raysweep.sweep.spec import OwnSet
 
 COLUMNS = sorted({column for shapes in SHAPES.values() for shape in shapes for column in shape.columns})
 INNER = ["value", "aliases", "Value", "Aliases", "obj", "subj", "question", "target_true", "str", "subject", "answer"]

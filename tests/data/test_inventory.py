@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from fakehub import FakeHub, point_to, serving
 
-from raysweep.catalog import DATASETS, MIXERS
 from raysweep.cli import main
 from raysweep.data import fetch as fetching
 from raysweep.data import hub
@@ -20,7 +19,8 @@ from raysweep.data.examples import candidates, digest_of
 from raysweep.data.fetch import fetch
 from raysweep.data.inventory import listed
 from raysweep.data.sources import find, find_mixer
-from raysweep.spec import OwnSet, Sweep
+from raysweep.sweep.catalog import DATASETS, MIXERS
+from raysweep.sweep.spec import OwnSet, Sweep
 
 GSM8K = "\n".join(json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) for n in range(20)).encode()
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 
-from raysweep.chain import Mixing, Selection
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, take
 from raysweep.data.mixing import RANDOM_PROMPT, amount, cut_as_released, draw
 from raysweep.data.overlap import Facts
 from raysweep.data.sources import find, find_words
 from raysweep.errors import TrialFailed
+from raysweep.sweep.stage import Mixing, Selection
 
 
 def mixing(source="random", *, ratio=2.0, words=50, data_seed=0, overlap="drop", cut="described") -> Mixing:

@@ -7,12 +7,12 @@ from dataclasses import replace
 
 import pytest
 
-from raysweep.catalog import DATASETS
 from raysweep.data import examples as examples_module
 from raysweep.data.examples import candidates
 from raysweep.data.readers.lama import cloze
 from raysweep.data.sources import find
 from raysweep.errors import BadData, SourceMissing
+from raysweep.sweep.catalog import DATASETS
 
 POPQA = {
     "subj": "Ada", "prop": "occupation", "obj": "poet", "question": "What is Ada's occupation?",

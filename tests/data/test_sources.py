@@ -9,13 +9,13 @@ import time
 import pytest
 from fakehub import COMMIT, FakeHub, point_to, serving
 
-from raysweep.catalog import DATASETS, TEXT_ROWS
 from raysweep.data import hub
 from raysweep.data.examples import candidates, digest_of
 from raysweep.data.sources import find, find_text
 from raysweep.data.texts import documents
 from raysweep.errors import BadData, BadInput, SourceMissing
-from raysweep.spec import OwnSet, Text
+from raysweep.sweep.catalog import DATASETS, TEXT_ROWS
+from raysweep.sweep.spec import OwnSet, Text
 
 ROWS = [{"question": f"How many is {n}?", "answer": f"It is.\n#### {n}"} for n in range(30)]
 LINES = "\n".join(map(json.dumps, ROWS)).encode()

@@ -7,12 +7,12 @@ from collections import Counter
 
 import pytest
 
-from raysweep.chain import Mixing
 from raysweep.data.mixing import PASSAGE_PROMPT, draw
 from raysweep.data.sources import find_text
 from raysweep.data.texts import passages
 from raysweep.errors import TrialFailed
-from raysweep.spec import Text
+from raysweep.sweep.spec import Text
+from raysweep.sweep.stage import Mixing
 
 
 @pytest.fixture

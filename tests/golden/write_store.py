@@ -18,9 +18,9 @@ from typing import Any
 
 import raysweep
 from raysweep.api import load
-from raysweep.execute import execute
-from raysweep.spec import Model
-from raysweep.store import Store
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Model
+from raysweep.trial.execute import execute
 
 SWEEPS = ("chains", "longer", "facts")
 PENDING = {"mixer": "random/none", "seed": 1}

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from raysweep.chain import StopAt, Training
 from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
 from raysweep.learn.model import copy_tokenizer, load_tokenizer, prepare
 from raysweep.learn.ranks import disconnect
+from raysweep.sweep.stage import StopAt, Training
 
 DEFAULTS = {
     "lr": 3e-3, "batch_size": 8, "epochs": 4, "stop": StopAt(rule="epochs"), "max_length": 512, "precision": "fp32",

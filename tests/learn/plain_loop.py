@@ -11,11 +11,11 @@ import torch
 from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-from raysweep.chain import Training
 from raysweep.data.encoding import Encoded
 from raysweep.learn.batches import Batch, batches_from, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import Training
 
 
 @dataclass(frozen=True, slots=True)

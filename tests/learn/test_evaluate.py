@@ -13,18 +13,18 @@ import torch
 from plain_generate import by_generate
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationConfig
 
-from raysweep.chain import StopAt
 from raysweep.data.encoding import Encoded, encode, few_shot_question, question
 from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import TrialFailed
 from raysweep.learn import generate as generating
-from raysweep.learn.ask import likely_share
 from raysweep.learn.batches import batches_from, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import Recall, answer
+from raysweep.learn.teacher_forcing import likely_share
 from raysweep.learn.train import train
-from raysweep.spec import Every, Runtime
+from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import StopAt
 
 ADVERSARIAL = [
     "Paris", " Paris", "Paris ", "paris", "PARIS", "\tParis\n", "New  York", "New York\n\nCity", "a", "A a A a", "é",
@@ -204,7 +204,7 @@ def test_an_answer_that_does_not_end_is_not_known_by_heart(small, tokenizer, tra
     asked = [Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(("key", "word", "value"))]
     questions = [question(one, tokenizer, strip=True) for one in asked]
     longer = [said(one, tokenizer, in_letters(f"{one.target}{chr(10) * 30}and more", tokenizer)) for one in asked]
-    with trained(small, tokenizer, longer, training(epochs=80, lr=1e-2), tmp_path) as (engine, _):
+    with trained(small, tokenizer, longer, training(epochs=160, lr=1e-2), tmp_path) as (engine, _):
         answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=60)
         assert [one.score for one in answers] == [0.0] * len(asked)
         assert [one.text.split()[0] for one in answers] == [one.target for one in asked]

@@ -27,7 +27,6 @@ from transformers import (
 )
 from transformers.models.llama import modeling_llama
 
-from raysweep.chain import StopAt
 from raysweep.data.encoding import few_shot_question
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput
@@ -37,7 +36,8 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import copy_tokenizer
 from raysweep.learn.train import train
-from raysweep.spec import Every, Runtime
+from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import StopAt
 
 SIZE = {
     "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -16,7 +16,7 @@ from raysweep.learn.batches import batches_from, deal, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.memory import need, shape_of
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

@@ -14,7 +14,7 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.ranks import disconnect
 from raysweep.learn.train import train
-from raysweep.spec import Every, Runtime
+from raysweep.sweep.spec import Every, Runtime
 
 
 def tensors() -> int:

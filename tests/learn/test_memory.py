@@ -23,7 +23,7 @@ from raysweep.learn.memory import (
     shape_of,
     tokens_at_once,
 )
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 LLAMA_8B = {
     "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,

@@ -9,15 +9,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from raysweep.chain import StopAt
 from raysweep.errors import StoreError, TrialFailed
-from raysweep.learn import checkpoints, keeper, snapshot
+from raysweep.learn import async_checkpoint, checkpoints, snapshot
+from raysweep.learn.async_checkpoint import Background
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.keeper import Background
 from raysweep.learn.schedule import LossRule, rate
 from raysweep.learn.train import train
-from raysweep.spec import Every, Runtime
+from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import StopAt
 
 QUICK = {(3, "fp32"), (3, "bf16"), (0, "fp32")}  # of the ways to resume, those most in use
 
@@ -130,7 +130,7 @@ def test_killed_late_after_many_checkpoints_a_stage_goes_on_from_the_latest(
     """Killed, resumed in the middle of an epoch, killed again and resumed in the middle of a later one."""
     monkeypatch.setattr(Background, "free", property(lambda beside: beside.wait() or True))  # as if writing took no time
     taken, told = [], []
-    monkeypatch.setattr(keeper, "take", lambda *said: taken.append(said[2].step) or checkpoints.take(*said))
+    monkeypatch.setattr(async_checkpoint, "take", lambda *said: taken.append(said[2].step) or checkpoints.take(*said))
     examples, settings, runtime = encoded(pairs(20)), training(epochs=6, precision=precision), Runtime(zero=zero)
     whole, weights = stage(examples, settings, runtime=runtime)
     assert whole.steps == 18

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from raysweep.learn import memory, zero
 from raysweep.learn.engine import Engine
-from raysweep.spec import Runtime
+from raysweep.sweep.spec import Runtime
 
 
 def hold(folder, training, runtime, out):

@@ -12,7 +12,7 @@ import pandas as pd
 from sweeps import small
 
 from raysweep.api import LoadedSweep
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 EXAMPLES = 20
 Outcome = Mapping[str, Any] | str | None  # measures of a finished trial; a status; None for a trial that never began
@@ -36,7 +36,7 @@ def fill(sweep: LoadedSweep, store: Store, outcome: Callable[[Mapping[str, Any]]
 
 def sweep_digest(sweep: LoadedSweep) -> str:
     """The id of a sweep's settings."""
-    from raysweep.plan import sweep_digest as digest
+    from raysweep.plan.plan import sweep_digest as digest
 
     return digest(sweep.sweep)
 

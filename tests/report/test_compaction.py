@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from raysweep.report.frame import trials_of
 from raysweep.report.table import pivot
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0], "seed": [0, 1, 2]}
 

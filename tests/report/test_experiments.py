@@ -8,10 +8,10 @@ import pytest
 
 import raysweep
 from raysweep.api import LoadedSweep, load
-from raysweep.plan import Plan
+from raysweep.plan.plan import Plan
 from raysweep.report.frame import trials_of_plan
 from raysweep.report.layouts import LAYOUTS, cells_of, lay_out
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 TRIALS = {
     "table1": 3 * 9 * 3,

@@ -17,7 +17,7 @@ from sweeps import small
 import raysweep
 from raysweep.errors import BadInput
 from raysweep.report.long import rescored
-from raysweep.store import Store
+from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0, 2.0], "seed": [0, 1]}
 

@@ -20,8 +20,8 @@ import raysweep
 from raysweep.api import LoadedSweep
 from raysweep.cli import main
 from raysweep.errors import BadInput
-from raysweep.reporting import watch_page
-from raysweep.store import Store
+from raysweep.results import watch_page
+from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0], "seed": [0, 1, 2]}
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

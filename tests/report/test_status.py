@@ -8,9 +8,9 @@ import time
 import pytest
 from filling import filled
 
-from raysweep import provenance
 from raysweep.cli import main
 from raysweep.report.status import FRESH_SECONDS, described, status_of
+from raysweep.store import provenance
 
 NOW = 1_800_000_000.0
 ROOM = {

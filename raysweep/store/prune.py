@@ -1,0 +1,97 @@
+"""What a store could do without: weights that no pending trial starts from, and what broken runs left behind.
+
+Weights of a sweep that says `keep: all` are asked for, whether or not a trial is pending.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from raysweep.errors import BadInput
+from raysweep.forecast.cost import spent
+from raysweep.store.store import Store
+from raysweep.sweep.yaml import parse, parse_value
+
+__all__ = ["Spare", "keeps_all", "needed", "prune", "spare"]
+
+DAY = 86_400.0  # seconds: what was touched since may belong to a run that is under way
+OVERRIDE = "# --set "  # how a store's copy of a sweep file ends for each override it was run with
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Spare:
+    """A folder that could go: its bytes, why, and the worker-seconds that it would take to train it again."""
+
+    path: str
+    bytes: int
+    why: str
+    seconds: float = 0.0
+    weights_of: str | None = None
+
+
+def spare(store: Store, *, untouched_for: float = DAY) -> list[Spare]:
+    """Everything that could go: weights first, then leftovers that nobody has touched for so many seconds."""
+    wanted, folders = needed(store), store.stage_folders()
+    found = [
+        Spare(
+            f"stages/{folders[name]}/weights", store.weights_size(folders[name]), UNUSED, spent(record), folders[name]
+        )
+        for name, record in store.stage_records().items()
+        if record.get("files") and name not in wanted
+    ]
+    before = time.time() - untouched_for
+    return found + [
+        Spare(path, store.files.size(path), what) for path, what, touched in store.leftovers() if touched < before
+    ]
+
+
+UNUSED = "weights that no pending trial starts from"
+
+
+def prune(store: Store, spares: Iterable[Spare]) -> int:
+    """Remove these; the bytes that are free now."""
+    freed = 0
+    for one in spares:
+        if one.weights_of is not None:
+            store.drop_weights(one.weights_of)
+        else:
+            store.files.remove(one.path)
+        freed += one.bytes
+    return freed
+
+
+def needed(store: Store, *, but: str | None = None) -> set[str]:
+    """The stages whose weights somebody asks for, under any name `but` one.
+
+    Those of all trials that were ever planned in this store and are not done; all, where the sweep says `keep: all`.
+    """
+    wanted: set[str] = set()
+    for name in store.sweeps():
+        if name == but:
+            continue
+        points = store.sweep(name)["points"]
+        done = set() if keeps_all(store, name) else store.done({point["trial"] for point in points})
+        wanted.update(stage for point in points if point["trial"] not in done for stage in point["stages"])
+    return wanted
+
+
+def keeps_all(store: Store, name: str) -> bool:
+    """Whether a sweep, as it was last run, says `keep: all`; one that cannot be read is taken to, and that is said."""
+    lines = store.sweep_text(name).splitlines()
+    said = {}
+    while lines and lines[-1].startswith(OVERRIDE):
+        key, _, value = lines.pop().removeprefix(OVERRIDE).partition("=")
+        said.setdefault(key.strip(), value)  # the last one counts
+    try:
+        if "keep" in said:
+            return parse_value(said["keep"], f"--set keep of sweep {name}") == "all"
+        document = parse("\n".join(lines), f"sweeps/{name}/sweep.yaml").value
+    except BadInput as error:
+        _log.warning("%s; the weights of the sweep stay", error)
+        return True
+    return isinstance(document, dict) and document.get("keep") == "all"

@@ -1,0 +1,173 @@
+"""The store: finished stages and trial records, by id. It alone knows a path.
+
+    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  predictions.parquet  record.json
+    <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
+    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
+                                    status.json (the last sign of life of its run: for people, never the truth)
+                                    trials.parquet (its dataframe as last read: made from the records, never the truth)
+
+What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`). How
+stages are committed and kept is in `stages`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from raysweep.errors import BadInput
+from raysweep.plan.plan import Plan
+from raysweep.store.files import Files
+from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
+from raysweep.sweep.spec import NAME_PATTERN
+
+__all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "FinishedStage", "Store"]
+
+EVALS = pa.schema(
+    [
+        ("stage", pa.int32()),
+        ("of", pa.string()),
+        ("set", pa.string()),
+        ("scorer", pa.string()),
+        ("scorer_version", pa.int32()),
+        ("accuracy", pa.float64()),
+        ("n", pa.int32()),
+        ("proven", pa.int32()),
+    ]
+)
+
+
+class Store(Stages):
+    """A store at a local folder or a URL."""
+
+    def __init__(self, url: str | Path) -> None:
+        super().__init__(Files(url))
+        self.url = self.files.url
+
+    @property
+    def absolute_url(self) -> str:
+        """The store's place as a worker in another folder must name it."""
+        return str(self.files.local) if self.files.local else self.url
+
+    # ---- what models know
+
+    def familiarity(self, key: str) -> dict[str, bool]:
+        """Which facts a model was found to know, by example id; nothing where it was not asked yet."""
+        return self.files.read_json(f"familiarity/{key}.json") or {}
+
+    def write_familiarity(self, key: str, known: Mapping[str, bool]) -> None:
+        """Keep what a model knows."""
+        self.files.write_json(f"familiarity/{key}.json", known)
+
+    # ---- trials
+
+    def trial(self, trial: str) -> dict[str, Any] | None:
+        """The record of a trial, or None where it never started."""
+        return self.files.read_json(f"trials/{trial}/record.json")
+
+    def write_trial(self, trial: str, record: Mapping[str, Any]) -> None:
+        """Write how far a trial is."""
+        self.files.write_json(f"trials/{trial}/record.json", {"id": trial, "schema": SCHEMA, **record})
+
+    def commit_trial(
+        self,
+        trial: str,
+        record: Mapping[str, Any],
+        *,
+        evals: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Mapping[str, Any]],
+    ) -> None:
+        """Write a finished trial: its tables, then the record that makes them count."""
+        self.files.write_rows(f"trials/{trial}/evals.parquet", evals, EVALS)
+        self.files.write_rows(f"trials/{trial}/predictions.parquet", predictions, PREDICTIONS)
+        self.write_trial(trial, record)
+
+    def trial_table(self, trial: str, name: str) -> pa.Table | None:
+        """`evals` or `predictions` of a finished trial."""
+        return self.files.read_table(f"trials/{trial}/{name}.parquet")
+
+    def done(self, trials: Iterable[str]) -> set[str]:
+        """Those of these trials whose record says done."""
+        there = sorted(set(self.files.names("trials")).intersection(trials))
+        records = self.files.read_each(there, self.trial)
+        return {
+            trial for trial, record in zip(there, records, strict=True) if record and record.get("status") == "done"
+        }
+
+    def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
+        """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""
+        return self.files.stamps([f"trials/{trial}/record.json" for trial in trials])
+
+    def trial_bytes(self, trial: str) -> bytes | None:
+        """A trial's record as it is on disk, torn or not."""
+        return self.files.read_bytes(f"trials/{trial}/record.json")
+
+    # ---- sweeps
+
+    def sweeps(self) -> list[str]:
+        """The names of all sweeps that were ever run here."""
+        plans = self.files.among([f"sweeps/{name}/plan.json" for name in self.files.names("sweeps")])
+        return [plan.split("/")[1] for plan in plans]
+
+    def sweep(self, name: str) -> dict[str, Any]:
+        """The plan of a sweep: its points so far. BadInput where there is no such name."""
+        found = self.files.read_json(f"sweeps/{name}/plan.json") if re.fullmatch(NAME_PATTERN, name) else None
+        if found is None:
+            known = ", ".join(self.sweeps()) or "none yet"
+            raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
+        return found
+
+    def sweep_stamp(self, name: str) -> tuple[int, int] | None:
+        """When a sweep's plan was last written (ns) and its bytes."""
+        return self.files.stamps([f"sweeps/{name}/plan.json"])[0]
+
+    def sweep_text(self, name: str) -> str:
+        """The latest sweep file that was run under this name."""
+        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode()
+
+    def compacted(self, name: str) -> bytes | None:
+        """The dataframe of a sweep as it was last written, in parquet: a copy of the records, for speed and for others."""
+        return self.files.read_bytes(f"sweeps/{name}/trials.parquet")
+
+    def write_compacted(self, name: str, content: bytes) -> None:
+        """Replace the compacted dataframe of a sweep."""
+        self.files.write_bytes(f"sweeps/{name}/trials.parquet", content)
+
+    def live(self, name: str) -> dict[str, Any] | None:
+        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did."""
+        return self.files.read_json(f"sweeps/{name}/status.json")
+
+    def write_live(self, name: str, said: Mapping[str, Any]) -> None:
+        """Say how far a run of a sweep is."""
+        self.files.write_json(f"sweeps/{name}/status.json", said)
+
+    def record_sweep(self, name: str, *, digest: str, model: str, text: str, plan: Plan) -> None:
+        """Add a plan's points to a sweep; BadInput where the name stands for another model or other settings."""
+        known = self.files.read_json(f"sweeps/{name}/plan.json")
+        if known and known["settings"] != digest:
+            raise BadInput(
+                f"the name {name!r} stands in the store {self.files.name} for another model or other settings ({known['model']}); "
+                f"give this sweep another name, such as {name}-2, or use another --store"
+            )
+        points = {_key(point): point for point in (known or {}).get("points", [])}
+        for point in plan.points:
+            if point.sweep == name:
+                row = {
+                    "values": dict(point.values),
+                    "trial": point.trial,
+                    "stages": list(plan.trials[point.trial].stages),
+                }
+                points[_key(row)] = row
+        self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
+        self.files.write_json(
+            f"sweeps/{name}/plan.json",
+            {"name": name, "schema": SCHEMA, "settings": digest, "model": model, "points": list(points.values())},
+        )
+
+
+def _key(point: Mapping[str, Any]) -> str:
+    return repr(sorted((axis, repr(value)) for axis, value in point["values"].items()))

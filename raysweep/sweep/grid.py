@@ -1,0 +1,212 @@
+"""The grid of a sweep: its points, and the chain of stages that each point means.
+
+A point names what it varies; a chain says what is computed. Different points may mean the same chain (a ratio where
+nothing is mixed): they are one trial.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any
+
+from raysweep.errors import BadInput
+from raysweep.sweep.axes import PLAIN_AXES, checked_axes, put
+from raysweep.sweep.catalog import ID, MIXERS, NONE
+from raysweep.sweep.file import Places, nearest
+from raysweep.sweep.sets import FAMILIAR, kinds_of
+from raysweep.sweep.spec import Settings, Stop, Sweep
+from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage, StopAt, Training, TrialSpec
+
+__all__ = ["Grid", "matches"]
+
+PAPER_STOP = StopAt(rule="loss", loss=1e-4, hits=10)  # METHOD, Training: `stop: paper` for every D_A but kvr
+
+
+class Grid:
+    """The checked grid of one sweep.
+
+    Raises BadInput, with the place in the file, for axes and values that cannot be used.
+    """
+
+    def __init__(self, sweep: Sweep, places: Places) -> None:
+        self.sweep = sweep
+        self._places = places
+        self._kinds = kinds_of(sweep, places)
+        self.axes = checked_axes(sweep, places, self._kinds)
+        self.stage_axes = tuple(axis for axis in self.axes if re.fullmatch("d_[a-z]", axis))
+        self._free = tuple(axis for axis in self.axes if axis not in (*self.stage_axes, *PLAIN_AXES))
+        self._settings_of = cache(self._settings)
+        self._stage = cache(self._make_stage)
+        self._check_exclude()
+        self._check_evaluate()
+        self._base = sweep.model_dump(include=set(Settings.model_fields), exclude_unset=True)
+        for values in itertools.product(*(self.axes[axis] for axis in self._free)):
+            self._settings_of(values)
+
+    def points(self) -> Iterator[dict[str, Any]]:
+        """Every point that is not excluded, in the file's order, the last axis fastest."""
+        points = (dict(zip(self.axes, values, strict=True)) for values in itertools.product(*self.axes.values()))
+        kept = (point for point in points if not any(matches(point, pattern) for pattern in self.sweep.exclude))
+        first = next(kept, None)
+        if first is None:
+            raise BadInput(
+                f"{self._places.of(('exclude',))}: exclude drops every point of the grid; nothing is left to run"
+            )
+        yield first
+        yield from kept
+
+    def trial(self, point: Mapping[str, Any]) -> TrialSpec:
+        """The chain of stages that a point means."""
+        settings = self._settings_of(tuple(point[axis] for axis in self._free))
+        parts = point["mixer"].split("/")
+        d_a = point["d_a"]
+        stages = tuple(
+            self._stage(
+                letter, point[f"d_{letter}"], d_a, parts[position], point["ratio"], point["seed"], _Same(settings)
+            )
+            for position, letter in enumerate(axis[2] for axis in self.stage_axes)
+            if point[f"d_{letter}"] != NONE
+        )
+        if not stages:
+            raise BadInput(
+                f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b"
+            )
+        return TrialSpec(point=dict(point), model=settings.model, stages=stages)
+
+    def scorer(self, name: str) -> str | None:
+        """The scorer of a set, None where its answers are not scored."""
+        return self._kinds[name].scorer
+
+    # ---- stages
+
+    def _settings(self, values: tuple[Any, ...]) -> Settings:
+        raw: dict[str, Any] = self._base
+        for axis, value in zip(self._free, values, strict=True):
+            raw = put(raw, axis, value.model_dump() if isinstance(value, Stop) else value)
+        return Settings.model_validate(raw)
+
+    def _make_stage(self, letter: str, name: str, d_a: str, mixer: str, ratio: float, seed: int, same: _Same) -> Stage:
+        settings = same.settings
+        selection = self._selection(letter, name, d_a, settings)
+        return Stage(
+            letter=letter,
+            selection=selection,
+            mixing=self._mixing(letter, selection, mixer, ratio, settings),
+            training=_training(settings, letter, d_a),
+            strip=settings.prompt.strip,
+            seed=seed,
+        )
+
+    def _selection(self, letter: str, name: str, d_a: str, settings: Settings) -> Selection:
+        of = d_a if name == ID else name
+        kind = self._kinds[of]
+        skip = 0 if name != ID else (LETTERS.index(letter)) * settings.examples
+        if kind.size is not None and skip + settings.examples > kind.size:
+            raise BadInput(
+                f"{self._places.of(('examples',))}: examples: {skip + settings.examples:,} different {of} pairs are asked for; "
+                f"there are {kind.size:,}"
+            )
+        if name == ID and _selecting(settings, letter) != _selecting(settings, LETTERS[0]):
+            raise self._wrong(
+                (f"d_{letter}",),
+                f"d_{letter}: id means other examples than D_A's, so both stages must take them by the same rule; "
+                f"give train.max_length and train.precision once for all stages",
+            )
+        familiarity = settings.familiarity if kind.familiarity else "all"
+        return Selection(
+            set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip
+        )
+
+    def _mixing(self, letter: str, selection: Selection, mixer: str, ratio: float, settings: Settings) -> Mixing | None:
+        if mixer == NONE:
+            return None
+        if MIXERS[mixer].kind == "replay" and ratio > 1:
+            raise self._wrong(
+                ("ratio",), f"ratio: {ratio:g} with replay; there it is the fraction of D_A that is replayed, at most 1"
+            )
+        departs = letter != LETTERS[0] and not self._kinds[selection.set].factoid
+        return Mixing(
+            source=mixer,
+            ratio=ratio,
+            data_seed=settings.data_seed,
+            words=settings.mixing.words if MIXERS[mixer].words else None,
+            cut=settings.mixing.cut if departs else "described",
+            overlap=settings.mixing.overlap if mixer != "replay" else "keep",
+        )
+
+    # ---- checks
+
+    def _check_exclude(self) -> None:
+        for index, pattern in enumerate(self.sweep.exclude):
+            for key in pattern:
+                if key not in self.axes:
+                    raise BadInput(
+                        f"{self._places.of(('exclude', index, key))}: exclude: unknown axis {key!r}; "
+                        f"allowed: {', '.join(self.axes)}.{nearest(key, self.axes)}"
+                    )
+
+    def _check_evaluate(self) -> None:
+        plain = [name for name, kind in self._kinds.items() if kind.scorer]
+        allowed = [*plain, *(f"{FAMILIAR}{name}" for name, kind in self._kinds.items() if kind.familiarity)]
+        for index, name in enumerate(self.sweep.evaluate.sets):
+            if name not in allowed:
+                raise BadInput(
+                    f"{self._places.of(('evaluate', 'sets', index))}: evaluate: {name!r} is not a set with a scorer; "
+                    f"allowed: {', '.join(allowed)}.{nearest(name, allowed)}"
+                )
+
+    def _wrong(self, path: tuple[Any, ...], message: str) -> BadInput:
+        return BadInput(f"{self._places.of(('grid', *path))}: grid: {message}")
+
+
+class _Same:
+    """Settings as a cache key by identity: one object per combination of further axes, made once."""
+
+    __slots__ = ("settings",)
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+
+    def __hash__(self) -> int:
+        return id(self.settings)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and other.settings is self.settings
+
+
+def _selecting(settings: Settings, letter: str) -> tuple[int, bool]:
+    """What of a stage's training decides which examples it takes: those that fit, and those that the model does not know."""
+    training = settings.train.of(letter)
+    return training["max_length"], training["precision"] == "fp32"
+
+
+def matches(point: Mapping[str, Any], pattern: Mapping[str, Any]) -> bool:
+    """Whether a point fits a partial point: every key equal, in a list, or fitting a glob."""
+    return all(_fits(point[key], wanted) for key, wanted in pattern.items())
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    if isinstance(wanted, list | tuple):
+        return any(_fits(value, one) for one in wanted)
+    if isinstance(wanted, str) and isinstance(value, str):
+        return fnmatch.fnmatchcase(value, wanted)
+    return value == wanted
+
+
+def _training(settings: Settings, letter: str, d_a: str) -> Training:
+    values = settings.train.of(letter)
+    return Training(**{**values, "stop": _stop_at(values["stop"], d_a)})
+
+
+def _stop_at(rule: str | Stop, d_a: str) -> StopAt:
+    match rule:
+        case Stop(loss=loss, hits=hits):
+            return StopAt(rule="loss", loss=loss, hits=hits)
+        case "paper":
+            return StopAt(rule="epochs") if d_a == "kvr" else PAPER_STOP
+        case _:
+            return StopAt(rule=rule)

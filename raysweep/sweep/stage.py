@@ -1,0 +1,96 @@
+"""A trial is a chain of stages; this module says what a stage is.
+
+These values are what the layers above work on: `data` reads a `Selection` and a `Mixing`, `learn` a `Training`. All of
+them are identity and nothing else; `plan` turns them into ids once the sources are known.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from raysweep.sweep.spec import Model
+
+__all__ = ["LETTERS", "Mixing", "Selection", "Stage", "StopAt", "Training", "TrialSpec"]
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Which examples of which set: in seeded order, after `skip` accepted ones, the next `examples`.
+
+    `id` never appears here: it is D_A's set with D_A's own examples skipped.
+    """
+
+    set: str
+    examples: int
+    data_seed: int
+    familiarity: Literal["all", "unfamiliar", "familiar"]
+    skip: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mixing:
+    """D_M of one stage: `round(ratio * |D|)` examples of a source (`replay`: `round(ratio * |D_A|)` of D_A).
+
+    `words` is None where the source has no words to count (replay). `cut` is `released` only where it changes what is
+    trained: in a stage on a non-factoid set that is not D_A.
+    """
+
+    source: str
+    ratio: float
+    data_seed: int
+    words: int | None
+    cut: Literal["described", "released"]
+    overlap: Literal["drop", "keep"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StopAt:
+    """The resolved stop rule: `epochs` (run them all), `loss` (`hits` steps below `loss`), or `memorized`."""
+
+    rule: Literal["epochs", "loss", "memorized"]
+    loss: float | None = None
+    hits: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Training:
+    """How one stage trains; `batch_size` is global. See METHOD: `order`, `last_batch`, `label_padding` switch the
+    released code's departures on (`fixed`, `drop`, `eos`)."""
+
+    lr: float
+    batch_size: int
+    epochs: int
+    stop: StopAt
+    max_length: int
+    precision: Literal["fp32", "bf16", "bf16_pure"]
+    order: Literal["reshuffled", "fixed"]
+    last_batch: Literal["keep", "drop"]
+    label_padding: Literal["ignore", "eos"]
+    weight_decay: float
+    warmup: float
+    clip: float
+    betas: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One training: a letter (`a` is D_A's), examples, mixing data or None, settings, seed."""
+
+    letter: str
+    selection: Selection
+    mixing: Mixing | None
+    training: Training
+    strip: Literal["both", "train_only"]
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialSpec:
+    """One point of a grid, resolved: the model and its chain of stages, and the axis values as declared."""
+
+    point: dict[str, Any]
+    model: Model
+    stages: tuple[Stage, ...]

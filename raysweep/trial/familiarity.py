@@ -1,0 +1,83 @@
+"""What a base model knows already: facts are asked once, few-shot, and the answers kept in the store.
+
+A fact is familiar when the model answers it, greedily, in at most 20 new tokens, as one of its answers says (METHOD,
+"Unfamiliar"). Facts are asked in batches, in a seeded order, only until enough are found, so an interrupted search goes
+on where it was. Every rank makes the same calls and gets the same answers.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from raysweep.data.encoding import Question, few_shot_question
+from raysweep.data.example import Example
+from raysweep.data.examples import candidates
+from raysweep.data.familiar import FewShot, few_shot
+from raysweep.data.models import identity
+from raysweep.data.scoring import SCORERS
+from raysweep.data.sources import Source
+from raysweep.learn.engine import Engine
+from raysweep.learn.evaluate import answer
+from raysweep.learn.ranks import connect
+from raysweep.plan.plan import familiarity_id
+from raysweep.store.store import Store
+from raysweep.sweep.spec import Model, Runtime
+from raysweep.sweep.stage import Stage
+
+__all__ = ["MAX_NEW_TOKENS", "Familiarity"]
+
+MAX_NEW_TOKENS = 20
+
+_log = logging.getLogger(__name__)
+
+
+class Familiarity:
+    """What one model knows, as far as it was asked."""
+
+    def __init__(self, model: Model, base: Path, tokenizer: Any, store: Store) -> None:
+        self._model = model
+        self._base = base
+        self._tokenizer = tokenizer
+        self._store = store
+        self._shots: dict[tuple[str, int], FewShot] = {}
+
+    def unfamiliar(self, source: Source, examples: Sequence[Example], *, stage: Stage, runtime: Runtime) -> list[bool]:
+        """Whether the model does not know each example; those that nobody asked yet are asked now."""
+        key = familiarity_id(identity(self._model.name, self._model.revision), source.identity, stage=stage)
+        ranks = connect()
+        known: dict[str, bool] = ranks.broadcast(self._store.familiarity(key) if ranks.rank == 0 else None)
+        new = [example for example in examples if example.id not in known]
+        if new:
+            known |= self._ask(source, new, stage, runtime)
+            if ranks.rank == 0:
+                self._store.write_familiarity(key, known)
+        return [not known[example.id] for example in examples]
+
+    def questions(self, source: Source, examples: Sequence[Example], *, data_seed: int) -> tuple[Question, ...]:
+        """Examples as they are asked: eight shots of the same set, then the question."""
+        shots = self._few_shot(source, data_seed)
+        return tuple(few_shot_question(example, shots.shots(example), self._tokenizer) for example in examples)
+
+    def _ask(self, source: Source, examples: list[Example], stage: Stage, runtime: Runtime) -> dict[str, bool]:
+        _log.info("asking the model about %d facts of %s", len(examples), source.name)
+        questions = self.questions(source, examples, data_seed=stage.selection.data_seed)
+        engine = Engine(
+            self._base,
+            training=stage.training,
+            total_steps=1,
+            runtime=runtime,
+            for_training=False,
+            trust_remote_code=self._model.trust_remote_code,
+        )
+        with engine:
+            given = answer(engine, self._tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=MAX_NEW_TOKENS)
+        return {one.id: one.score == 1.0 for one in given}
+
+    def _few_shot(self, source: Source, data_seed: int) -> FewShot:
+        key = (source.name, data_seed)
+        if key not in self._shots:
+            self._shots[key] = few_shot(source.name, candidates(source, data_seed=data_seed), data_seed=data_seed)
+        return self._shots[key]

@@ -1,0 +1,180 @@
+"""What a stage trains on and is asked: from a node of the plan to tokens, each made once per process.
+
+A process that does many trials (the warm path) meets the same examples again and again: they are read, selected, drawn
+and tokenized once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from raysweep.data.encoding import Encoded, Question, encode, question
+from raysweep.data.example import Example
+from raysweep.data.examples import Taken, candidates, take, take_up_to
+from raysweep.data.mixing import amount, cut_as_released, draw
+from raysweep.data.source import Source
+from raysweep.data.sources import find, find_mixer
+from raysweep.errors import TrialFailed
+from raysweep.plan.plan import Node
+from raysweep.sweep.sets import FAMILIAR
+from raysweep.sweep.spec import OwnSet, Runtime, Text
+from raysweep.sweep.stage import Mixing, Selection, Stage
+from raysweep.trial.familiarity import Familiarity
+
+__all__ = ["Material", "StageData"]
+
+
+@dataclass(frozen=True, slots=True)
+class StageData:
+    """The tokens that a stage trains on, its own examples, and what the record says of both."""
+
+    encoded: tuple[Encoded, ...]
+    own: Taken
+    mixed: Taken | None
+
+    def described(self) -> dict[str, Any]:
+        """Counts and digests, for the record."""
+        mixed = self.mixed
+        return {
+            "set": {"examples": len(self.own.examples), "digest": self.own.digest, "counts": self.own.counts},
+            "mixing": mixed and {"examples": len(mixed.examples), "digest": mixed.digest, "counts": mixed.counts},
+        }
+
+
+class Material:
+    """Examples and tokens for one tokenizer, from one data folder and the sweep's own sets.
+
+    Where familiarity selects, the base model is asked: every rank makes the same calls in the same order.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        data_dir: Path | None,
+        sets: Mapping[str, OwnSet],
+        text: Text | None,
+        familiarity: Familiarity,
+        runtime: Runtime,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self._data_dir = data_dir
+        self._sets = sets
+        self._text = text
+        self._familiarity = familiarity
+        self._runtime = runtime
+        self._made: dict[Any, Any] = {}
+
+    def stage(self, chain: Sequence[Node], index: int) -> StageData:
+        """What the stage `chain[index]` trains on; the sets of the stages up to it are what its D_M must not hold."""
+        stages = tuple(node.stage for node in chain[: index + 1])
+        self._check_sources(chain[index])
+        key = ("stage", tuple(_selects(stage) for stage in stages), stages[-1].mixing)
+        return self._once(key, lambda: self._stage(stages))
+
+    def questions(self, stage: Stage) -> tuple[Question, ...]:
+        """A stage's own examples, as they are asked."""
+        key = ("questions", _selects(stage), stage.strip)
+        return self._once(key, lambda: self._questions(self.own(stage).examples, stage))
+
+    def own(self, stage: Stage) -> Taken:
+        """A stage's own examples, D or D_A itself."""
+        key = ("own", _selects(stage))
+        return self._once(key, lambda: self._take(stage.selection, stage))
+
+    def extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
+        """An evaluation set beyond the chain's own, and how it is asked.
+
+        `familiar/popqa` is what the base model knows of popqa, asked few-shot; `popqa` is a selection like D_A's, asked
+        as in training. The first `examples` of them, or as many as there are.
+        """
+        key = ("extra", name, _selects(stage), stage.strip)
+        return self._once(key, lambda: self._extra(name, stage))
+
+    def _extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
+        source = self._source(name.removeprefix(FAMILIAR))
+        found = candidates(source, data_seed=stage.selection.data_seed)
+        familiarity = "familiar" if name.startswith(FAMILIAR) else "all"
+        selection = Selection(
+            set=source.name,
+            examples=stage.selection.examples,
+            data_seed=stage.selection.data_seed,
+            familiarity=familiarity,
+        )
+        taken = take_up_to(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
+        if familiarity == "all":
+            return taken.examples, self._questions(taken.examples, stage)
+        questions = self._familiarity.questions(source, taken.examples, data_seed=selection.data_seed)
+        return taken.examples, questions
+
+    def _asker(self, source: Source, stage: Stage) -> Callable[[list[Example]], list[bool]]:
+        return lambda examples: self._familiarity.unfamiliar(source, examples, stage=stage, runtime=self._runtime)
+
+    def _stage(self, stages: tuple[Stage, ...]) -> StageData:
+        stage = stages[-1]
+        own = self.own(stage)
+        if stage.mixing is None:
+            return StageData(self._encode(own.examples), own, None)
+        parts = self._mixing_parts(stages)
+        if stage.mixing.cut == "released":
+            found = candidates(self._source(stage.selection.set), data_seed=stage.selection.data_seed)
+            own, mixed = cut_as_released(found, stage.selection, stage.mixing, **parts)
+        else:
+            count = amount(stage.mixing, examples=len(own.examples), d_a=len(parts["replay_from"]))
+            mixed = draw(stage.mixing, count=count, **parts)
+        return StageData(self._encode([*own.examples, *mixed.examples]), own, mixed)
+
+    def _mixing_parts(self, stages: tuple[Stage, ...]) -> dict[str, Any]:
+        """What every draw needs: where from, what to avoid, what fits, what replay gives back."""
+        return {
+            "source": self._mixer(stages[-1].mixing),
+            "avoid": [example for stage in stages for example in self.own(stage).examples],
+            "fits": self._fits(stages[-1]),
+            "replay_from": self.own(stages[0]).examples,
+        }
+
+    def _take(self, selection: Selection, stage: Stage) -> Taken:
+        source = self._source(selection.set)
+        found = candidates(source, data_seed=selection.data_seed)
+        return take(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
+
+    def _fits(self, stage: Stage) -> Callable[[Example], bool]:
+        most = stage.training.max_length
+        return lambda example: len(encode(example, self.tokenizer, strip=True)) <= most
+
+    def _encode(self, examples: Sequence[Example]) -> tuple[Encoded, ...]:
+        return tuple(encode(example, self.tokenizer, strip=True) for example in examples)
+
+    def _questions(self, examples: Sequence[Example], stage: Stage) -> tuple[Question, ...]:
+        return tuple(question(example, self.tokenizer, strip=stage.strip == "both") for example in examples)
+
+    def _check_sources(self, node: Node) -> None:
+        """A source that changed since the plan was made would train something else under this stage's name."""
+        self._check(node.stage.selection.set, self._source(node.stage.selection.set), node.config["set"]["source"])
+        if node.stage.mixing and (mixer := self._mixer(node.stage.mixing)):
+            self._check(node.stage.mixing.source, mixer, node.config["mixing"]["from"])
+
+    def _check(self, name: str, found: Source, declared: Mapping[str, Any]) -> None:
+        if found.identity != declared:
+            raise TrialFailed(f"{name} is not what the plan saw ({declared}); run the sweep again to plan anew")
+
+    def _source(self, name: str) -> Source:
+        return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=self._sets.get(name)))
+
+    def _mixer(self, mixing: Mixing) -> Source | None:
+        return self._once(
+            ("mixer", mixing.source), lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text)
+        )
+
+    def _once(self, key: Any, make: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+
+def _selects(stage: Stage) -> tuple[Selection, int, bool]:
+    """All of a stage that decides which examples it has: its settings and its seed are not among it."""
+    return stage.selection, stage.training.max_length, stage.training.precision == "fp32"

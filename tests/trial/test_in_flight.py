@@ -1,0 +1,134 @@
+"""Laws of the mirror: what one machine kept, another goes on from; never from a part of it, and nothing stays behind."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from storing import node
+
+from raysweep.learn.ranks import Ranks
+from raysweep.store.files import Files
+from raysweep.store.store import Store
+from raysweep.trial.in_flight import in_flight
+from raysweep.trial.mirror import Mirror
+
+ALONE = Ranks(0, 1, 0)
+RECORD = "progress.json"
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr("raysweep.trial.mirror.LOOK", 0.02)
+
+
+@pytest.fixture
+def store(bucket) -> Store:
+    return Store(bucket)
+
+
+@pytest.fixture
+def machine(monkeypatch, tmp_path):
+    """Be on another machine: one with an empty disk."""
+
+    def move(name: str) -> None:
+        monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path / name))
+
+    return move
+
+
+def keep(folder: Path, step: int, content: bytes = b"shard") -> None:
+    """A whole checkpoint, as training leaves one: the newest only."""
+    aside = folder / f".step-{step}"
+    (aside / "deep").mkdir(parents=True)
+    (aside / "deep" / "shard.pt").write_bytes(content)
+    (aside / RECORD).write_text("{}")
+    aside.rename(folder / f"step-{step}")
+
+
+def until(happens) -> None:
+    end = time.monotonic() + 20
+    while not happens():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def there(store: Store) -> set[str]:
+    """The names of the parts that are in the store."""
+    return {name.split(".")[0] for name in store.files.names(f".in-flight/{node().id}/parts")}
+
+
+def test_another_machine_goes_on_from_the_newest_checkpoint_and_nothing_is_left_at_the_end(store, machine):
+    machine("one")
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE) as folder:
+        for step in (3, 8):
+            keep(folder, step, b"%d" % step)
+            until(lambda step=step: there(store) == {str(step)})
+        raise ConnectionError("the node is gone")
+    machine("two")
+    with in_flight(store, node(), ALONE) as folder:
+        assert [path.name for path in folder.glob("step-*")] == ["step-8"]
+        assert (folder / "step-8" / "deep" / "shard.pt").read_bytes() == b"8"
+    assert not store.files.names(".in-flight") and not folder.exists()
+
+
+def test_a_checkpoint_that_only_some_machines_have_put_is_none(store, tmp_path):
+    def on(name: str, attempt: str, machines: int = 2) -> tuple[Mirror, Path]:
+        folder = tmp_path / name
+        folder.mkdir(exist_ok=True)
+        path = f".in-flight/{node().id}"
+        return Mirror(
+            store.files, path, folder, last=RECORD, attempt=attempt, machine=name, machines=machines
+        ), folder
+
+    (first, a), (second, b) = on("a", "1"), on("b", "1")
+    keep(a, 2), keep(b, 2)
+    first._put(2), second._put(2)
+    keep(a, 4)
+    first._put(4)
+    again, c = on("c", "2", machines=1)
+    again.bring()
+    assert [path.name for path in c.glob("*")] == ["step-2"], "of step 4 the half is missing"
+    keep(b, 4)
+    second._put(4)
+    assert there(store) == {"4"}, "what is older is of no use"
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_put_is_put_whole(store, machine, monkeypatch):
+    machine("one")
+    putting, go_on = threading.Event(), threading.Event()
+    real = Files.put_file
+
+    def slow(self, source, path):
+        putting.set()
+        assert go_on.wait(20)
+        real(self, source, path)
+
+    monkeypatch.setattr(Files, "put_file", slow)
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE) as folder:
+        keep(folder, 3)
+        assert putting.wait(20)
+        (folder / "step-3" / "deep" / "shard.pt").unlink()  # training has moved on
+        go_on.set()
+        until(lambda: there(store) == {"3"})
+        raise ConnectionError
+    machine("two")
+    with in_flight(store, node(), ALONE) as folder:
+        assert (folder / "step-3" / "deep" / "shard.pt").read_bytes() == b"shard"
+
+
+def test_a_place_that_cannot_be_written_stops_no_training(store, machine, monkeypatch, caplog):
+    machine("one")
+    monkeypatch.setattr(Files, "put_file", lambda *_: (_ for _ in ()).throw(OSError("no room")))
+    with in_flight(store, node(), ALONE) as folder:
+        keep(folder, 3)
+        until(lambda: "no room" in caplog.text)
+
+
+def test_a_folder_that_all_nodes_see_needs_no_copy(tmp_path):
+    store = Store(tmp_path)
+    with in_flight(store, node(), ALONE) as folder:
+        assert folder == tmp_path / ".in-flight" / node().id
+        assert "raysweep-mirror" not in {thread.name for thread in threading.enumerate()}
