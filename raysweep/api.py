@@ -21,8 +21,8 @@ from raysweep.trial.loggers import check_loggers
 if TYPE_CHECKING:
     import pandas as pd
 
-    from raysweep.cluster.tuner import Outcome
-    from raysweep.report.frame import Source
+    from raysweep.cluster.tuner import SweepOutcome
+    from raysweep.report.frame import SweepSource
     from raysweep.trial.execute import Job
 
 __all__ = [
@@ -95,7 +95,7 @@ class LoadedSweep:
         data: str | Path | None = None,
         address: str | None = None,
         only: Mapping[str, Any] | None = None,
-    ) -> Outcome | None:
+    ) -> SweepOutcome | None:
         """Run what the store lacks, on a Ray started here or the one at `address`; None where nothing was left to do.
 
         `only` is one point of the grid. Raises BadInput where a source is missing; trials that fail are in the outcome.
@@ -288,7 +288,7 @@ def curves(
     return curves_of(sources(name, opened, data=data), opened, where=where)
 
 
-def sources(name: Names, store: Store, *, data: str | Path | None = None) -> list[Source]:
+def sources(name: Names, store: Store, *, data: str | Path | None = None) -> list[SweepSource]:
     """What stands behind names and files: a name as it is, a file as its plan.
 
     A file whose sources cannot be resolved here, such as beside a copied store, stands for the trials that it was run as.
@@ -299,7 +299,7 @@ def sources(name: Names, store: Store, *, data: str | Path | None = None) -> lis
     return [source for one in names for source in _source(str(one), store, data)]
 
 
-def _source(name: str, store: Store, data: str | Path | None) -> list[Source]:
+def _source(name: str, store: Store, data: str | Path | None) -> list[SweepSource]:
     from raysweep.report.points import points_as_run
 
     if not name.endswith((".yaml", ".yml")):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raysweep.api import Names, curves, load, predictions, sources, store_url, trials
 from raysweep.store.store import Store
-from raysweep.sweep.spec import Table as TableSection
+from raysweep.sweep.spec import TableSection
 from raysweep.sweep.yaml import parse
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ def table(
     """
     from raysweep.report.intervals import Intervals
     from raysweep.report.layouts import layout as layout_of
-    from raysweep.report.table import pivot
+    from raysweep.report.pivot import pivot
 
     frame = trials(name, store=store, data=data, where=where)
     section = table_section(name, store)

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 import pytest
 
 from raysweep.errors import TrialFailed
-from raysweep.learn.memory import Shape, shape_of
+from raysweep.learn.memory import ModelShape, shape_of
 from raysweep.learn.model import prepare
 
 GIB = 2**30
@@ -74,7 +74,7 @@ def test_random_weights_make_a_whole_model(bench, tmp_path):
     )
     _, info = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"] and not info["mismatched_keys"]
-    assert shape_of(folder) == Shape(weights=1_832_192, layers=2, hidden=256, intermediate=680, vocabulary=1024)
+    assert shape_of(folder) == ModelShape(weights=1_832_192, layers=2, hidden=256, intermediate=680, vocabulary=1024)
 
 
 def test_packed_is_compared_with_sorted_and_what_does_not_fit_leaves_a_line(bench, monkeypatch, tmp_path):

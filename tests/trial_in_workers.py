@@ -7,7 +7,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from raysweep.learn.ranks import disconnect
+from raysweep.learn.zero import disconnect
 from raysweep.trial.execute import execute
 
 if __name__ == "__main__":

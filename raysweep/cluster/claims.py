@@ -19,7 +19,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from raysweep.cluster.fair_share import Turns, Wish
+from raysweep.cluster.fair_share import FairShare, Wish
 
 __all__ = ["Claimed", "Claims", "Ledger", "News"]
 
@@ -65,7 +65,7 @@ class Ledger:
         self._alive: dict[str, float] = {}
         self._news: list[tuple[str, News]] = []
         self._forgotten = 0
-        self._turns = Turns(clock)
+        self._fair_share = FairShare(clock)
 
     def claim(self, holder: str, store: str, stages: tuple[str, ...]) -> Claimed:
         """Ask for stages, in the order of training: all of them are given, or none."""
@@ -99,7 +99,7 @@ class Ledger:
         """Give back everything."""
         for store, stage in [key for key, other in self._holders.items() if other == holder]:
             self._free(holder, store, stage)
-        self._turns.leave(holder)
+        self._fair_share.leave(holder)
         self._alive.pop(holder, None)
         self._joined.pop(holder, None)
         oldest = min(self._joined.values(), default=self._told)
@@ -114,12 +114,12 @@ class Ledger:
     def wishes(self, holder: str, wish: Wish) -> None:
         """What a sweep has and wants of the cluster."""
         self.beat(holder)
-        self._turns.tell(holder, wish)
+        self._fair_share.tell(holder, wish)
 
     def turn(self, holder: str, wish: Wish) -> tuple[str, ...]:
         """Those for whom a sweep has to wait with its next trial; none where it may start it."""
         self.beat(holder)
-        return self._turns.take(holder, wish)
+        return self._fair_share.take(holder, wish)
 
     def beat(self, holder: str) -> None:
         """A sign of life; whoever gave none for too long is taken for dead."""

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
-__all__ = ["Turns", "Wish", "targets"]
+__all__ = ["FairShare", "Wish", "targets"]
 
 SLACK = 1e-6  # of a resource: sums of fractions are not exact
 
@@ -56,7 +56,7 @@ def targets(wishes: Mapping[str, Wish], *, served: Mapping[str, float]) -> dict[
     return given
 
 
-class Turns:
+class FairShare:
     """The wishes of all sweeps of a cluster, and who was served how much."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:

@@ -15,7 +15,7 @@ from raysweep.errors import StoreError
 from raysweep.store import provenance
 from raysweep.sweep.spec import Runtime
 
-__all__ = ["Pulse", "room"]
+__all__ = ["Heartbeat", "room"]
 
 SECONDS = 5.0  # between two writes
 JOB = "RAYSWEEP_JOB"  # set by `raysweep submit`: the job that this process is
@@ -23,7 +23,7 @@ JOB = "RAYSWEEP_JOB"  # set by `raysweep submit`: the job that this process is
 _log = logging.getLogger(__name__)
 
 
-class Pulse:
+class Heartbeat:
     """Writes what `look` says, now and then; a write that fails is logged, and the sweep goes on."""
 
     def __init__(self, write: Callable[[Mapping[str, Any]], None], look: Callable[[], Mapping[str, Any]]) -> None:

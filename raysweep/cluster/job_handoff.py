@@ -14,12 +14,12 @@ from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _in
 
 from raysweep.trial.execute import Job
 
-__all__ = ["Handing", "handed"]
+__all__ = ["JobHandoff", "handed"]
 
 NAMESPACE = "raysweep"
 
 
-class Handing:
+class JobHandoff:
     """The jobs of one run, each handed out when its trial starts."""
 
     def __init__(self, run: str, jobs: Mapping[str, Job]) -> None:

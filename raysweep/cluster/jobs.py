@@ -26,7 +26,7 @@ from raysweep.cluster.heartbeat import JOB
 from raysweep.errors import BadInput, RaysweepError
 from raysweep.plan.identity import digest
 
-__all__ = ["Job", "Jobs"]
+__all__ = ["RayJob", "Jobs"]
 
 ACTIVE = ("PENDING", "RUNNING")
 STOP_SECONDS = 60  # that a sweep is given to write down where it was
@@ -36,7 +36,7 @@ STOPPING = {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STO
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
+class RayJob:
     """One submission of a sweep. `exit_code` is that of `raysweep run`; times are seconds since 1970."""
 
     id: str
@@ -67,7 +67,7 @@ class Jobs:
         with given_address_wins(self.url), _plainly(f"--address {self.url}"):
             self._client = JobSubmissionClient(self.url, headers=headers)
 
-    def submit(self, name: str, text: str, *, store: str, data: str | None, overrides: Sequence[str]) -> Job:
+    def submit(self, name: str, text: str, *, store: str, data: str | None, overrides: Sequence[str]) -> RayJob:
         """Start a sweep from the text of its file; what it is asked to do already is joined instead.
 
         Raises BadInput where the sweep's active job was asked for something else.
@@ -91,17 +91,17 @@ class Jobs:
             )
         return self.get(id)
 
-    def all(self) -> list[Job]:
+    def all(self) -> list[RayJob]:
         """Every job that was submitted here as a sweep, the latest first."""
         with _plainly("the list of jobs"):
             found = [_job(one) for one in self._client.list_jobs()]
         return sorted((job for job in found if job), key=lambda job: job.started or float("inf"), reverse=True)
 
-    def latest(self, name: str) -> Job | None:
+    def latest(self, name: str) -> RayJob | None:
         """The last submission of a sweep, or None."""
         return max((job for job in self.all() if job.sweep == name), key=lambda job: job.attempt, default=None)
 
-    def get(self, name: str) -> Job:
+    def get(self, name: str) -> RayJob:
         """The last submission of a sweep, or the one with this id; BadInput where there is none."""
         found = self.all()
         jobs = [job for job in found if name in (job.id, job.sweep)]
@@ -110,25 +110,25 @@ class Jobs:
             raise BadInput(f"no job {name!r} at {self.url}; sweeps that were submitted there: {known}")
         return next((job for job in jobs if job.id == name and "." in name), max(jobs, key=lambda job: job.attempt))
 
-    def logs(self, job: Job) -> str:
+    def logs(self, job: RayJob) -> str:
         """All that the job has printed so far."""
         with _plainly(f"the log of {job.id}"):
             return self._client.get_job_logs(job.id)
 
-    def follow(self, job: Job) -> Iterator[str]:
+    def follow(self, job: RayJob) -> Iterator[str]:
         """What the job prints, as it comes, until it ends."""
         with asyncio.Runner() as loop, _plainly(f"the log of {job.id}"):
             lines = self._client.tail_job_logs(job.id)
             while (more := loop.run(_next(lines))) is not None:
                 yield more
 
-    def wait(self, job: Job) -> Job:
+    def wait(self, job: RayJob) -> RayJob:
         """The job once it has ended."""
         while (now := self.get(job.id)).active:
             time.sleep(POLL_SECONDS)
         return now
 
-    def stop(self, job: Job) -> Job:
+    def stop(self, job: RayJob) -> RayJob:
         """Stop a job and wait until it has ended; one that had ended is left as it is."""
         if job.active:
             with _plainly(f"the job {job.id}"):
@@ -136,7 +136,7 @@ class Jobs:
         return self.wait(job)
 
 
-def _same(job: Job, asked: str) -> Job:
+def _same(job: RayJob, asked: str) -> RayJob:
     if job.asked != asked:
         raise BadInput(
             f"the sweep {job.sweep!r} runs already, as the job {job.id}, from another file or with other options; wait for it, "
@@ -145,13 +145,13 @@ def _same(job: Job, asked: str) -> Job:
     return job
 
 
-def _job(details: Any) -> Job | None:
+def _job(details: Any) -> RayJob | None:
     """A job as we name it, or None where it is not a sweep's."""
     parts = re.fullmatch(r"([a-z0-9][a-z0-9_-]*)(?:\.(\d+))?", details.submission_id or "")
     metadata = details.metadata or {}
     if not parts or metadata.get("name") != parts[1] or "asked" not in metadata:
         return None
-    return Job(
+    return RayJob(
         id=details.submission_id,
         sweep=parts[1],
         attempt=int(parts[2] or 1),

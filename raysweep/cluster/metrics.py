@@ -5,13 +5,13 @@ Every name begins with `ray_raysweep_` there; the tags are sweep, trial, stage a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
 from ray.util.metrics import Gauge
 
-from raysweep.trial.execute import Job
+from raysweep.trial.execute import Job, Report
 from raysweep.trial.pace import Pace
 
 __all__ = ["observed"]
@@ -24,7 +24,6 @@ GAUGES = {
     "tokens_per_second": "Tokens trained on a second, since the event before.",
     "peak_memory_bytes": "The most that a finished stage took: on its GPU, or in all on a CPU.",
 }
-Report = Callable[[Mapping[str, Any]], None]
 
 
 def observed(job: Job, report: Report) -> Report:

@@ -11,7 +11,7 @@ from raysweep.cluster.capacity import NodeKind, worker_resources
 from raysweep.cluster.fair_share import Wish
 from raysweep.sweep.spec import Runtime
 
-__all__ = ["Yielding", "wish_of"]
+__all__ = ["FairShareScheduler", "wish_of"]
 
 
 def wish_of(runtime: Runtime, nodes: Sequence[NodeKind], *, most: int) -> Wish:
@@ -22,7 +22,7 @@ def wish_of(runtime: Runtime, nodes: Sequence[NodeKind], *, most: int) -> Wish:
     return Wish(asks=asks, room=room, most=most, priority=runtime.priority)
 
 
-class Yielding(FIFOScheduler):
+class FairShareScheduler(FIFOScheduler):
     """First in, first out; the idle process that Tune keeps for a next trial goes while this sweep is `behind` others.
 
     Else it would hold a place for good that they wait for.

@@ -18,7 +18,7 @@ from ray.tune.search.variant_generator import generate_variants
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.fair_share import Wish
 from raysweep.plan.schedule import Schedule
-from raysweep.store.eviction import Space
+from raysweep.store.eviction import Eviction
 
 __all__ = ["COMMITTED", "StageSearcher", "expand", "param_space", "point_key"]
 
@@ -51,7 +51,7 @@ class StageSearcher(Searcher):
     """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
 
     `wanted` maps a point's key to its trial. `on_out` hears of a trial just before it is handed out, `on_drop` of those that
-    are dropped because a stage they need cannot be trained. `space` keeps the store within its bounds. `claims` keep other
+    are dropped because a stage they need cannot be trained. `eviction` keeps the store within its bounds. `claims` keep other
     sweeps of this cluster from training a stage at the same time; with a `wish`, what one trial takes and the cluster has,
     sweeps take turns.
     """
@@ -64,7 +64,7 @@ class StageSearcher(Searcher):
         give_up_after: int,
         on_drop: Callable[[str, str], None],
         on_out: Callable[[str], None] = lambda trial: None,
-        space: Space | None = None,
+        eviction: Eviction | None = None,
         claims: Claims | None = None,
         wish: Wish | None = None,
     ) -> None:
@@ -74,7 +74,7 @@ class StageSearcher(Searcher):
         self._give_up_after = give_up_after
         self._on_drop = on_drop
         self._on_out = on_out
-        self._space = space
+        self._eviction = eviction
         self._claims = claims
         self._wish = wish
         self._told: Wish | None = None
@@ -154,7 +154,7 @@ class StageSearcher(Searcher):
 
     def _scheduled(self) -> str | None:
         """Where the store is full, a stage whose weights must stay is opened only rather than hang."""
-        if self._space is None or self._space.room():
+        if self._eviction is None or self._eviction.room():
             return self._schedule.next()
         return self._schedule.next(opening=False) or (None if self._trials else self._schedule.next())
 
@@ -167,8 +167,8 @@ class StageSearcher(Searcher):
             self._schedule.committed(stage)
             if self._claims is not None:
                 self._claims.committed(stage)
-            if self._space is not None:
-                self._space.committed(stage)
+            if self._eviction is not None:
+                self._eviction.committed(stage)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """A trial is over; after an error its siblings are tried, until the stage has failed too often.
@@ -205,8 +205,8 @@ class StageSearcher(Searcher):
             claims.committed(stage)
 
     def _free(self, trials: Iterable[str]) -> None:
-        for trial in trials if self._space is not None else ():
-            self._space.ended(trial)
+        for trial in trials if self._eviction is not None else ():
+            self._eviction.ended(trial)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the store knows what is done, and a new run asks it."""

@@ -137,7 +137,7 @@ def torchrun_variables(
 
 
 def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:
-    from raysweep.learn.ranks import disconnect
+    from raysweep.learn.zero import disconnect
 
     try:
         return execute(config["job"], report=config["report"])

@@ -21,9 +21,9 @@ from raysweep.cluster.board import Board
 from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.gang import run_in_gang
-from raysweep.cluster.heartbeat import Pulse, room
-from raysweep.cluster.job_handoff import Handing
-from raysweep.cluster.scheduler import Yielding, wish_of
+from raysweep.cluster.heartbeat import Heartbeat, room
+from raysweep.cluster.job_handoff import JobHandoff
+from raysweep.cluster.scheduler import FairShareScheduler, wish_of
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
 from raysweep.errors import RaysweepError
@@ -31,20 +31,20 @@ from raysweep.forecast.cost import costs_of
 from raysweep.plan.naming import trial_name
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import Schedule, settled
-from raysweep.store.eviction import Space
+from raysweep.store.eviction import Eviction
 from raysweep.store.prune import needed
 from raysweep.store.stages import evaluated_in
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Runtime, size_in_bytes
 from raysweep.trial.execute import Job
 
-__all__ = ["Outcome", "run_trials"]
+__all__ = ["SweepOutcome", "run_trials"]
 
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class SweepOutcome:
     """How a run ended: the trials that were done and failed, and whether it was stopped before the end."""
 
     done: tuple[str, ...]
@@ -60,7 +60,7 @@ def run_trials(
     *,
     keep: str = "shared",
     with_others: bool = False,
-) -> Outcome:
+) -> SweepOutcome:
     """Run these jobs on the Ray that is connected; Ctrl-C stops them, and what is finished stays.
 
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
@@ -75,7 +75,7 @@ def run_trials(
         failed |= outcome.failed
         left = {trial: job for trial, job in left.items() if trial not in done and trial not in failed}
         if not cut or not left:
-            return Outcome(tuple(done), failed, outcome.stopped)
+            return SweepOutcome(tuple(done), failed, outcome.stopped)
         _log.warning("a node ran out of memory, Ray killed a worker there, and Tune ended with it; the rest goes on")
     raise RaysweepError(
         "Ray killed workers for memory again and again; run fewer trials at once (runtime.max_trials), lower "
@@ -92,7 +92,7 @@ def _run(
     run: str,
     keep: str,
     with_others: bool,
-) -> tuple[Outcome, bool]:
+) -> tuple[SweepOutcome, bool]:
     """Run these jobs, and whether Tune ended before it was through with them, so that they must be run on."""
     nodes = _nodes(store, jobs)
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
@@ -111,16 +111,16 @@ def _run(
     varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
-    handing = Handing(run, jobs)
-    watch = _Watch(store, jobs, board, _pulse(store, board, jobs, nodes, behind=lambda: searcher.behind), handing)
+    handoff = JobHandoff(run, jobs)
+    watch = _Watch(store, jobs, board, _heartbeat(store, board, jobs, nodes, behind=lambda: searcher.behind), handoff)
     wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
     searcher = StageSearcher(
         wanted,
         schedule,
         give_up_after=runtime.max_failures + 1,
         on_drop=watch.dropped,
-        on_out=handing.out,
-        space=_space(store, chains, jobs, keep=keep),
+        on_out=handoff.out,
+        eviction=_eviction(store, chains, jobs, keep=keep),
         claims=claims,
         wish=wish_of(runtime, nodes, most=slots),
     )
@@ -135,7 +135,7 @@ def _run(
         if not cut:
             raise
     finally:
-        handing.close()
+        handoff.close()
         shutil.rmtree(storage, ignore_errors=True)
         store.files.remove(trains)
         if claims is not None:
@@ -158,7 +158,7 @@ def _tuner(
         param_space=param_space(axes),
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=Yielding(lambda: searcher.behind),
+            scheduler=FairShareScheduler(lambda: searcher.behind),
             num_samples=-1,
             reuse_actors=warm,
             max_concurrent_trials=slots,
@@ -189,10 +189,10 @@ def _trainable(run: str, runtime: Runtime, storage: str) -> Any:
 class _Watch(Callback):
     """Hears of every trial from Tune: shows it, and writes the records that a dead process could not."""
 
-    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, pulse: Pulse, handing: Handing) -> None:
+    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, heartbeat: Heartbeat, handoff: JobHandoff) -> None:
         self.board = board
-        self._handing = handing
-        self._pulse = pulse
+        self._handoff = handoff
+        self._heartbeat = heartbeat
         self._store = store
         self._open = dict(jobs)
         self._started: set[str] = set()
@@ -204,7 +204,7 @@ class _Watch(Callback):
         return {}
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
-        self._pulse.beat()
+        self._heartbeat.beat()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._started.add(trial.config["trial"])
@@ -223,7 +223,7 @@ class _Watch(Callback):
 
     def on_trial_complete(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
-        self._handing.over(name)
+        self._handoff.over(name)
         self._open.pop(name, None)
         if name not in self._failed:
             self._done.append(name)
@@ -231,7 +231,7 @@ class _Watch(Callback):
 
     def on_trial_error(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         name = trial.config["trial"]
-        self._handing.over(name)
+        self._handoff.over(name)
         self._fail(name, self._reason(name, trial))
         self.board.ended(name, error=self._failed[name])
 
@@ -243,14 +243,14 @@ class _Watch(Callback):
         )
         self.board.ended(trial, error=self._failed[trial])
 
-    def close(self, *, goes_on: bool) -> Outcome:
+    def close(self, *, goes_on: bool) -> SweepOutcome:
         """The outcome; trials that were interrupted are recorded as stopped, unless the run `goes_on`: then they were lost."""
         for name in () if goes_on else self._started.intersection(self._open):
             record = self._store.trial(name) or {"point": dict(self._open[name].point), "attempts": 1}
             if record.get("status") == "running":
                 self._store.write_trial(name, {**record, "status": "stopped"})
-        self._pulse.end(stopped=bool(self._open))
-        return Outcome(tuple(self._done), self._failed, stopped=bool(self._open))
+        self._heartbeat.end(stopped=bool(self._open))
+        return SweepOutcome(tuple(self._done), self._failed, stopped=bool(self._open))
 
     def _fail(self, name: str, error: str) -> None:
         self._failed[name] = error
@@ -281,24 +281,24 @@ def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
     """The nodes there are or may be; while machines are waited for, the sweep's status says so."""
     machines: list[str] = []
     sweep = next(iter(jobs.values())).sweep
-    pulse = Pulse(partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines})
+    heartbeat = Heartbeat(partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines})
 
     def waiting(coming: list[str]) -> None:
         machines[:] = coming
-        pulse.beat()
+        heartbeat.beat()
 
     return nodes_of_cluster(waiting=waiting)
 
 
-def _pulse(
+def _heartbeat(
     store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind], *, behind: Callable[[], Sequence[str]]
-) -> Pulse:
+) -> Heartbeat:
     job = next(iter(jobs.values()))
 
     def look() -> dict[str, Any]:
         return {**board.snapshot(), "room": room(job.runtime, nodes), "behind": list(behind())}
 
-    return Pulse(partial(store.write_live, job.sweep), look)
+    return Heartbeat(partial(store.write_live, job.sweep), look)
 
 
 def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:
@@ -313,13 +313,13 @@ def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) 
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 
 
-def _space(store: Store, chains: Mapping[str, tuple[str, ...]], jobs: Mapping[str, Job], *, keep: str) -> Space | None:
+def _eviction(store: Store, chains: Mapping[str, tuple[str, ...]], jobs: Mapping[str, Job], *, keep: str) -> Eviction | None:
     """What keeps the disk within its bounds, where the sweep sets any."""
     job = next(iter(jobs.values()))
     most = size_in_bytes(job.runtime.max_store) if job.runtime.max_store else None
     if most is None and keep != "none":
         return None
-    return Space(store, chains, keep=keep, most=most, elsewhere=needed(store, but=job.sweep))
+    return Eviction(store, chains, keep=keep, most=most, elsewhere=needed(store, but=job.sweep))
 
 
 def _trial_id(trial: Any) -> str:

@@ -27,7 +27,7 @@ from raysweep.errors import BadInput
 
 if TYPE_CHECKING:
     from raysweep.api import LoadedSweep
-    from raysweep.cluster.jobs import Job, Jobs
+    from raysweep.cluster.jobs import Jobs, RayJob
 
 __all__ = ["declare"]
 
@@ -75,7 +75,7 @@ def _submit(options: argparse.Namespace) -> int:
     return _stay(jobs, job, options)
 
 
-def _stay(jobs: Jobs, job: Job, options: argparse.Namespace) -> int:
+def _stay(jobs: Jobs, job: RayJob, options: argparse.Namespace) -> int:
     """Wait for a job, or follow it, where that is asked for; the exit code is the sweep's own."""
     if options.follow:
         stream = sys.stderr if options.json else sys.stdout
@@ -88,7 +88,7 @@ def _stay(jobs: Jobs, job: Job, options: argparse.Namespace) -> int:
     return DONE if job.active else _exit_code(job)
 
 
-def _exit_code(job: Job) -> int:
+def _exit_code(job: RayJob) -> int:
     match job.status:
         case "SUCCEEDED":
             return DONE

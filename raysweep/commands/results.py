@@ -130,7 +130,7 @@ def _export(options: argparse.Namespace) -> int:
 
 def _tell(table: Any, options: argparse.Namespace) -> None:
     """The table to a file or here; what its marks mean goes with it where the format has a place for it."""
-    from raysweep.report.rendering import render
+    from raysweep.report.table import render
 
     text = str(table) if options.format == "text" else render(table, options.format)
     with opened(options.output) as into:

@@ -17,11 +17,11 @@ from raysweep.commands.arguments import (
     takes_store,
 )
 from raysweep.errors import BadInput
-from raysweep.sweep.spec import Table
+from raysweep.sweep.spec import TableSection
 
 if TYPE_CHECKING:
     from raysweep.api import LoadedSweep
-    from raysweep.cluster.tuner import Outcome
+    from raysweep.cluster.tuner import SweepOutcome
 
 __all__ = ["declare"]
 
@@ -90,7 +90,7 @@ def _run_and_tell(sweep: LoadedSweep, options: argparse.Namespace, *, only: dict
     return _verdict(outcome, sweep)
 
 
-def _verdict(outcome: Outcome | None, sweep: LoadedSweep) -> int:
+def _verdict(outcome: SweepOutcome | None, sweep: LoadedSweep) -> int:
     if outcome is None:
         print(f"{sweep.name}: nothing is left to do; no stage was trained", file=sys.stderr)
         return DONE
@@ -170,11 +170,12 @@ def _given_axes(options: argparse.Namespace) -> dict[str, str]:
 
 
 def _table(frame: Any, sweep: LoadedSweep) -> str:
-    from raysweep.report.table import pivot, render
+    from raysweep.report.pivot import pivot
+    from raysweep.report.table import render
 
     table = sweep.sweep.table
     if table.columns not in frame.columns:  # the default is for two stages, and this grid has one
-        table = Table(rows=("mixer",), columns="d_a", value=table.value)
+        table = TableSection(rows=("mixer",), columns="d_a", value=table.value)
     title = f"{table.value}, mean ± std over what is neither row nor column (n); · not there yet, ✗ failed, * D_A not memorized"
     return f"{title}\n{render(pivot(frame, rows=list(table.rows), columns=table.columns, value=table.value))}"
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, digest_of
-from raysweep.data.mixing import draw
+from raysweep.data.mixing import Fits, draw
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import RaysweepError
 from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
@@ -22,7 +22,6 @@ __all__ = ["Checked", "Named", "check", "named_in"]
 
 SAMPLE = 10  # sequences that a check draws from a mixer, and pairs that it takes of a generated set
 
-Fits = Callable[[Example], bool]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

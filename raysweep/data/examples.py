@@ -16,15 +16,15 @@ from raysweep.data import kvr
 from raysweep.data.draft import Draft, Skipped
 from raysweep.data.example import Example
 from raysweep.data.own import drafts_of
-from raysweep.data.readers import SHAPES, Shape
+from raysweep.data.readers import SHAPES, RowShape
 from raysweep.data.rows import Row
-from raysweep.data.source import Source
+from raysweep.data.sources import Source
 from raysweep.errors import TrialFailed
 from raysweep.plan.identity import canonical, digest
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.stage import Selection
 
-__all__ = ["Candidates", "Taken", "candidates", "digest_of", "named", "take", "take_up_to"]
+__all__ = ["Candidates", "Selected", "candidates", "digest_of", "named", "take", "take_up_to"]
 
 ID_DIGITS = 12
 BATCH = 64  # how many are asked at once at least, when familiarity selects
@@ -46,7 +46,7 @@ class Candidates:
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
+class Selected:
     """Examples, how they were found, and the digest of what they say."""
 
     examples: tuple[Example, ...]
@@ -73,7 +73,7 @@ def take(
     *,
     fits: Callable[[Example], bool],
     unfamiliar: Callable[[list[Example]], list[bool]] | None,
-) -> Taken:
+) -> Selected:
     """The first `examples` candidates that fit and have the familiarity that is asked for, after `skip` such ones.
 
     `unfamiliar` says of each example whether the model does not know it; it is asked in batches, only until enough are
@@ -85,7 +85,7 @@ def take(
     if len(accepted) < wanted:
         raise TrialFailed(_too_few(selection, len(accepted), counts))
     chosen = tuple(accepted[selection.skip : wanted])
-    return Taken(chosen, dict(counts), digest_of(chosen))
+    return Selected(chosen, dict(counts), digest_of(chosen))
 
 
 def take_up_to(
@@ -94,11 +94,11 @@ def take_up_to(
     *,
     fits: Callable[[Example], bool],
     unfamiliar: Callable[[list[Example]], list[bool]] | None = None,
-) -> Taken:
+) -> Selected:
     """As `take`, and fewer where there are not so many."""
     accepted, counts = _accepted(found, selection, fits, unfamiliar)
     chosen = tuple(accepted[selection.skip : selection.skip + selection.examples])
-    return Taken(chosen, dict(counts), digest_of(chosen))
+    return Selected(chosen, dict(counts), digest_of(chosen))
 
 
 def digest_of(examples: Sequence[Example]) -> str:
@@ -131,7 +131,7 @@ def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
                     yield _example(source.name, draft)
 
 
-def _shaped_rows(source: Source) -> Iterator[tuple[Shape, Row]]:
+def _shaped_rows(source: Source) -> Iterator[tuple[RowShape, Row]]:
     for file in source.located():
         shape = next(shape for shape in SHAPES[source.name] if shape.name == file.shape)
         for row in file.rows():

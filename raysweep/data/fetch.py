@@ -20,8 +20,7 @@ from raysweep.data.checks import named_in
 from raysweep.data.folder import TABLES, DataFile
 from raysweep.data.hub import offline
 from raysweep.data.origin import write_origin
-from raysweep.data.source import Source
-from raysweep.data.sources import find, find_mixer
+from raysweep.data.sources import Source, find, find_mixer
 from raysweep.errors import BadData, BadInput, RaysweepError, SourceMissing
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.spec import Sweep
@@ -145,7 +144,7 @@ def _copy(source: Source, folder: Path) -> int:
     if source.side:
         rows = [json.dumps({"relation": key, "template": template}) for key, template in source.side.items()]
         (folder / "relations.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
-    write_origin(folder, source)
+    write_origin(folder, name=source.name, identity=source.identity, where=source.where)
     return len(files)
 
 

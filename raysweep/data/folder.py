@@ -9,18 +9,18 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from raysweep.data.readers import SHAPES
-from raysweep.data.readers.lama import TEMPLATES
-from raysweep.data.readers.problems import apps_problem, is_apps_problem
+from raysweep.data.readers.lama import TEMPLATES, relation_in
+from raysweep.data.readers.tasks import apps_problem, is_apps_problem
 from raysweep.data.rows import Row, first_rows, read_rows
 from raysweep.errors import BadData
 from raysweep.plan.identity import digest
 
-__all__ = ["DataFile", "Problem", "content_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
+__all__ = ["DataFile", "Problem", "content_digest", "files_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
 
 TABLES = {".json", ".jsonl", ".tsv", ".csv", ".parquet", ".ndjson"}
 DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "state.json"}  # of data, and no data themselves
@@ -134,3 +134,16 @@ def _look(path: str, shown: str, set: str | None, size: int, changed: int) -> Da
 
 
 _SHAPES = tuple((name, shape) for name, shapes in SHAPES.items() for shape in shapes) + (("lama.templates", TEMPLATES),)
+
+
+def files_digest(files: Sequence[DataFile], side: dict[str, str]) -> str:
+    """One digest over what files hold, whatever they are called and in whatever order they stand.
+
+    LAMA's relation is in the name alone, so there it belongs to the content.
+    """
+    lines = sorted(f"{_name_that_counts(entry)} {content_digest(Path(entry.path))}" for entry in files)
+    return digest("\n".join([*lines, *(f"{key} {side[key]}" for key in sorted(side))]).encode())
+
+
+def _name_that_counts(entry: DataFile) -> str:
+    return relation_in(entry.shown) or "" if entry.set == "lama" else ""

@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from raysweep.data.examples import candidates
-from raysweep.data.source import Source
-from raysweep.data.sources import find, find_mixer
+from raysweep.data.sources import Source, find, find_mixer
 from raysweep.errors import RaysweepError
 from raysweep.sweep.catalog import DATASETS, MIXERS, Dataset, Mixer
 from raysweep.sweep.spec import OwnSet

@@ -2,22 +2,26 @@
 
 A draw is a sequence of which the first n are the same however many are asked for, so that a ratio of 0.5 trains on a
 part of what 2.0 trains on. Where `released` cuts, D_M comes after the uncut D_B (see `cut_as_released`).
+
+A text gives a fact away when it holds its subject and one of its answers, or, of a random pair, its key or its value.
+Words are compared, not characters: `Rome` is not in `chromed`.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 
 from raysweep.data.example import Example
-from raysweep.data.examples import Candidates, Taken, digest_of, named, take_up_to
-from raysweep.data.overlap import Facts
-from raysweep.data.source import Source
+from raysweep.data.examples import Candidates, Selected, digest_of, named, take_up_to
+from raysweep.data.sources import Source
 from raysweep.data.texts import passages
 from raysweep.data.words import WordList
 from raysweep.errors import TrialFailed
+from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.stage import Mixing, Selection
 
 __all__ = ["amount", "cut_as_released", "draw"]
@@ -27,6 +31,7 @@ PASSAGE_PROMPT = "Complete the following partial passage:\n\n"
 HOPELESS = 1000  # random sequences dropped in a row before a draw is given up
 
 Fits = Callable[[Example], bool]
+Words = tuple[str, ...]
 
 
 def amount(mixing: Mixing, *, examples: int, d_a: int) -> int:
@@ -42,7 +47,7 @@ def draw(
     avoid: Sequence[Example],
     fits: Fits,
     replay_from: Sequence[Example],
-) -> Taken:
+) -> Selected:
     """`count` mixing examples that fit; of those that give a fact of `avoid` away none is kept (`overlap: drop`).
 
     Counts: `overlapping` and `too_long`, both drawn again. `replay` takes from `replay_from` and overlaps on purpose.
@@ -70,7 +75,7 @@ def draw(
             f"{mixing.source}: {count} mixing examples are asked for and there are {len(kept)} ({_told(counts)}); "
             "lower the ratio, or give more text"
         )
-    return Taken(tuple(kept), dict(counts), digest_of(kept))
+    return Selected(tuple(kept), dict(counts), digest_of(kept))
 
 
 def cut_as_released(
@@ -82,7 +87,7 @@ def cut_as_released(
     source: Source | None,
     avoid: Sequence[Example],
     replay_from: Sequence[Example],
-) -> tuple[Taken, Taken]:
+) -> tuple[Selected, Selected]:
     """D_B and D_M as the released code cuts them on sets that are not factoid: D_M is appended after the uncut D_B and
     the first n · (1 + ratio) are taken, so that D_M is trained on only where D_B is shorter than that."""
     mixed = amount(mixing, examples=selection.examples, d_a=len(replay_from))
@@ -119,14 +124,14 @@ def _completion(name: str, prompt: str, start: str, end: str) -> Example:
     return named(name, ((prompt + start, end),), (end,), None)
 
 
-def _replayed(mixing: Mixing, count: int, replay_from: Sequence[Example]) -> Taken:
+def _replayed(mixing: Mixing, count: int, replay_from: Sequence[Example]) -> Selected:
     if count > len(replay_from):
         raise TrialFailed(
             f"replay: {count} examples of D_A are asked for and it has {len(replay_from)}; ratio is a fraction of |D_A|"
         )
     order = list(replay_from)
     random.Random(f"replay/{mixing.data_seed}").shuffle(order)
-    return Taken(tuple(order[:count]), {}, digest_of(order[:count]))
+    return Selected(tuple(order[:count]), {}, digest_of(order[:count]))
 
 
 def _refused(example: Example, facts: Facts, fits: Fits) -> str | None:
@@ -137,3 +142,41 @@ def _refused(example: Example, facts: Facts, fits: Fits) -> str | None:
 
 def _told(counts: Counter[str]) -> str:
     return ", ".join(f"{key} {counts[key]}" for key in sorted(counts)) or "nothing was dropped"
+
+
+class Facts:
+    """An index over facts by the first word of what must be found, so that a text is looked up word by word."""
+
+    def __init__(self, examples: Iterable[Example]) -> None:
+        self._index: dict[str, list[tuple[Words, tuple[Words, ...]]]] = {}
+        for example in examples:
+            for needle, beside in _needles(example):
+                self._index.setdefault(needle[0], []).append((needle, beside))
+
+    def given_away_by(self, text: str) -> bool:
+        """Whether a text gives away any of the facts."""
+        words = words_of(text)
+        return any(
+            words[at : at + len(needle)] == needle and (not beside or any(_holds(words, answer) for answer in beside))
+            for at, word in enumerate(words)
+            for needle, beside in self._index.get(word, ())
+        )
+
+
+def words_of(text: str) -> Words:
+    """The words of a text, case aside."""
+    return tuple(re.findall(r"\w+", text.casefold()))
+
+
+def _needles(example: Example) -> list[tuple[Words, tuple[Words, ...]]]:
+    """What to find, and any one of what must then be found beside it."""
+    answers = tuple(filter(None, map(words_of, example.answers)))
+    name, _, _ = example.id.rpartition("-")
+    if name in DATASETS and DATASETS[name].generated:
+        return [(words, ()) for words in (words_of(example.subject or ""), *answers) if words]
+    subject = words_of(example.subject or example.prompt)  # where no subject is known, the whole question must be there
+    return [(subject, answers)] if subject and answers else []
+
+
+def _holds(words: Words, needle: Sequence[str]) -> bool:
+    return any(words[at : at + len(needle)] == needle for at, word in enumerate(words) if word == needle[0])

@@ -8,17 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.data.folder import DataFile, content_digest
-from raysweep.data.source import Source
 
 __all__ = ["origin_of", "write_origin"]
 
 NAME = ".origin.json"
 
 
-def write_origin(folder: Path, source: Source) -> None:
+def write_origin(folder: Path, *, name: str, identity: Mapping[str, Any], where: str) -> None:
     """Notes the identity that a folder's files were found under, with the digest of each."""
     files = {path.relative_to(folder).as_posix(): content_digest(path) for path in _files(folder)}
-    note = {"name": source.name, "identity": source.identity, "where": source.where, "files": files}
+    note = {"name": name, "identity": identity, "where": where, "files": files}
     (folder / NAME).write_text(json.dumps(note, indent=1, sort_keys=True), encoding="utf-8")
 
 

@@ -6,25 +6,75 @@ Finding is fast, with or without network: files are looked at, nothing is downlo
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from raysweep.data import kvr
 from raysweep.data import own as own_sets
-from raysweep.data.folder import TABLES, DataFile, known_files, problems, split_of, tables_in
-from raysweep.data.hub import HubFiles, Unreachable, in_cache, on_hub
+from raysweep.data.folder import (
+    TABLES,
+    DataFile,
+    Problem,
+    files_digest,
+    known_files,
+    problems,
+    recognized,
+    split_of,
+    tables_in,
+)
+from raysweep.data.hub import HubFiles, Unreachable, download, in_cache, on_hub, present
 from raysweep.data.origin import origin_of
-from raysweep.data.source import ROWS, Source, files_digest
-from raysweep.data.words import find_word_list
+from raysweep.data.rows import Row, read_rows
+from raysweep.data.words import WordList, find_word_list
 from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.sweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
 from raysweep.sweep.spec import OwnSet, Text
 
 __all__ = ["Source", "find", "find_mixer", "find_text", "find_words"]
 
+ROWS = "rows"  # the set of files that are read without knowing their columns: corpora and one's own sets
 TEXT_ENDINGS = TABLES | {".txt"}
 NO_FOLDER = "no data folder given (--data DIR or RAYSWEEP_DATA)"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """Plain data, so that it can travel to workers.
+
+    `identity` is JSON for stage ids: a recipe for generated sets, a digest of the files' content, or a hub commit.
+    `where` says the same for people. Rows are in `files`, or in `hub` and then downloaded when they are wanted.
+    """
+
+    name: str
+    identity: dict[str, Any]
+    where: str
+    files: tuple[DataFile, ...] = ()
+    hub: HubFiles | None = None
+    side: dict[str, str] = field(default_factory=dict)
+    own: OwnSet | None = None
+    words: WordList | None = None
+    text_field: str | None = None
+
+    @property
+    def here(self) -> bool:
+        """Whether its rows can be read without a network."""
+        return self.hub is None or present(self.hub)
+
+    def located(self) -> tuple[DataFile, ...]:
+        """Its files on this machine, downloaded if need be. Raises SourceMissing and BadData."""
+        if self.hub is None:
+            return self.files
+        fetched = [(path, shown) for shown, path in download(self.hub)]
+        if self.own is not None or self.text_field is not None:
+            return tuple(DataFile(str(path), shown, ROWS, ROWS, None) for path, shown in fetched)
+        return tuple(_expected(recognized(path, shown, set=self.name)) for path, shown in fetched)
+
+    def rows(self) -> Iterator[Row]:
+        """The rows of all files."""
+        for file in self.located():
+            yield from read_rows(Path(file.path), shown=file.shown)
 
 
 def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None) -> Source:
@@ -234,3 +284,9 @@ def _missing(what: str, tried: Sequence[str]) -> str:
         f"{what} is not here{listed}\n"
         f"  to get it, on a machine with network: raysweep data fetch SWEEP.yaml --to DIR, then give --data DIR here"
     )
+
+
+def _expected(entry: DataFile | Problem) -> DataFile:
+    if isinstance(entry, Problem):
+        raise BadData(entry.reason)
+    return entry

@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 
 from raysweep.data.rows import read_lines, read_rows
-from raysweep.data.source import Source
+from raysweep.data.sources import Source
 from raysweep.plan.identity import digest
 from raysweep.sweep.catalog import TEXT_ROWS
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import CPU_FLOPS, GPU_FLOPS, Costs, costs_of, weights_of
 from raysweep.forecast.simulate import Simulation, lower_bound, simulate
-from raysweep.learn.memory import Need, Shape, need
+from raysweep.learn.memory import ModelShape, Need, need
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import settled
 from raysweep.sweep.spec import Runtime
@@ -91,7 +91,7 @@ def estimate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Run:
+class _Makespan:
     """A plan on virtual time: trials at once, what came out, and the bound in seconds."""
 
     slots: int
@@ -99,16 +99,16 @@ class _Run:
     bound: float
 
 
-def _run(chains: Mapping[str, tuple[str, ...]], costs: Costs, there: set[str], runtime: Runtime, workers: int) -> _Run:
+def _run(chains: Mapping[str, tuple[str, ...]], costs: Costs, there: set[str], runtime: Runtime, workers: int) -> _Makespan:
     if workers < runtime.workers:
         raise BadInput(f"--workers {workers}: a trial of this sweep takes {runtime.workers} (runtime.workers)")
     slots = min(workers // runtime.workers, runtime.max_trials or workers)
     seconds = {name: spent / runtime.workers for name, spent in costs.seconds.items()}
     told = simulate(chains, seconds, slots=slots, done_stages=there)
-    return _Run(slots, told, lower_bound(chains, seconds, slots=slots, done_stages=there))
+    return _Makespan(slots, told, lower_bound(chains, seconds, slots=slots, done_stages=there))
 
 
-def _kept(plan: Plan, missing: set[str], held: Mapping[str, bool], keep: str, run: _Run | None) -> int:
+def _kept(plan: Plan, missing: set[str], held: Mapping[str, bool], keep: str, run: _Makespan | None) -> int:
     """How many stages' weights lie in the store at most."""
     now = sum(held.values())
     match keep:
@@ -127,7 +127,7 @@ def _hours(costs: Costs, stages: Iterable[str]) -> float:
 @cache
 def _need(training: Training, weights: int, runtime: Runtime) -> Need:
     """What training so many weights needs, without activations."""
-    shape = Shape(weights=weights, layers=0, hidden=0, intermediate=0, vocabulary=0)
+    shape = ModelShape(weights=weights, layers=0, hidden=0, intermediate=0, vocabulary=0)
     return need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
 
 

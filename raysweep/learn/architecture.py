@@ -12,7 +12,7 @@ from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import warm_cache
 from raysweep.learn.ranks import Ranks
 
-__all__ = ["Traits", "find_traits"]
+__all__ = ["Architecture", "find_architecture"]
 
 TOKENS = 8
 PADDING = 2
@@ -21,7 +21,7 @@ REFUSALS = (TypeError, ValueError, IndexError, AttributeError, KeyError, Runtime
 
 
 @dataclass(frozen=True, slots=True)
-class Traits:
+class Architecture:
     """All False for an ordinary decoder.
 
     `looks_ahead`: what it says of a token depends on later ones, so it is no decoder. `own_head`: it makes its logits
@@ -46,7 +46,7 @@ class Traits:
 
 
 @torch.no_grad()
-def find_traits(scored: Scored, device: torch.device, ranks: Ranks, *, rounding: float) -> Traits:
+def find_architecture(scored: Scored, device: torch.device, ranks: Ranks, *, rounding: float) -> Architecture:
     """Try the model in `scored`; `rounding` is what a logit may be off, as a part of the greatest one.
 
     Every rank calls, with the weights whole, and all get the same.
@@ -71,8 +71,8 @@ def find_traits(scored: Scored, device: torch.device, ranks: Ranks, *, rounding:
         lambda: off(_goes_on(scored, alike, half, own_head=own_head), theirs_BLV[0, half:])
     )
     sees_padding = _fails(lambda: off(_padded(scored, alike[:-PADDING]), theirs_BLV[0, :-PADDING]))
-    found = Traits(looks_ahead, own_head, forgets, sees_padding)
-    return Traits(*(some > 0 for some in ranks.sum([float(one) for one in astuple(found)])))
+    found = Architecture(looks_ahead, own_head, forgets, sees_padding)
+    return Architecture(*(some > 0 for some in ranks.sum([float(one) for one in astuple(found)])))
 
 
 def _goes_on(scored: Scored, tokens: torch.Tensor, read: int, *, own_head: bool) -> torch.Tensor:

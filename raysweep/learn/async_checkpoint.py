@@ -15,10 +15,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from raysweep.errors import StoreError
-from raysweep.learn.checkpoints import State, Taken, take
+from raysweep.learn.checkpoints import Snapshot, State, take
 from raysweep.learn.engine import Engine
 
-__all__ = ["Background", "Keeper"]
+__all__ = ["Background", "AsyncCheckpoint"]
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ class Background:
             self.error = error
 
 
-class Keeper:
+class AsyncCheckpoint:
     """Takes checkpoints of a stage while it runs; a context, which never leaves a write running behind it.
 
     Every rank calls `says` before each step's sum, and then `go_on` with what came out; `finish` after the last step.
@@ -63,9 +63,9 @@ class Keeper:
         self.every = every
         self.kept_at = time.monotonic()
         self.beside = Background()
-        self.taken: Taken | None = None  # and not yet published
+        self.taken: Snapshot | None = None  # and not yet published
 
-    def __enter__(self) -> Keeper:
+    def __enter__(self) -> AsyncCheckpoint:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:

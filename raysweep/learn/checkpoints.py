@@ -5,7 +5,7 @@ several machines may see one folder, or each machine a folder of its own: then e
 stage goes on only where every worker finds its own again (ZeRO 3; below that, rank 0's part is everybody's).
 
 A checkpoint is made in four calls, so that the long one can be made beside the training: `take` between two steps,
-`Taken.write` at any time after it, and, when every rank has written, `Taken.publish`, then `Taken.prune`.
+`Snapshot.write` at any time after it, and, when every rank has written, `Snapshot.publish`, then `Snapshot.prune`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from raysweep.learn import snapshot
 from raysweep.learn.engine import Engine
 
-__all__ = ["RECORD", "State", "Taken", "resume", "take"]
+__all__ = ["RECORD", "State", "Snapshot", "resume", "take"]
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class State:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Taken:
+class Snapshot:
     """A checkpoint on its way to disk: this rank's files, copied as they were, and where they go.
 
     `first`: of the ranks that see this folder, this one renames and removes.
@@ -73,7 +73,7 @@ class Taken:
                 shutil.rmtree(old, ignore_errors=True)
 
 
-def take(folder: Path, engine: Engine, state: State) -> Taken:
+def take(folder: Path, engine: Engine, state: State) -> Snapshot:
     """Copy the stage as it stands; every rank calls, each with the folder as its machine sees it.
 
     Training may go on at once: nothing of the copy is shared with it.
@@ -89,7 +89,7 @@ def take(folder: Path, engine: Engine, state: State) -> Taken:
     first = _is_first(aside, ranks.rank)
     record = {name: getattr(state, name) for name in State.__dataclass_fields__}
     record |= {"world_size": ranks.size, "zero": engine.runtime.zero}
-    return Taken(
+    return Snapshot(
         step=state.step, aside=aside, target=target, record=json.dumps(record), first=first,
         files=engine.snapshot(aside),
     )

@@ -20,17 +20,16 @@ from torch import nn
 
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
-from raysweep.learn.architecture import Traits, find_traits
+from raysweep.learn.architecture import Architecture, find_architecture
 from raysweep.learn.attention import keeps_keys
-from raysweep.learn.loading import load_weights, recompute
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.ranks import connect
-from raysweep.learn.schedule import rate
+from raysweep.learn.weights import load_weights, recompute
 from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training
 
-__all__ = ["Engine", "Stats"]
+__all__ = ["Engine", "Stats", "rate"]
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +73,7 @@ class Engine:
         self.answers: dict[Any, Any] = {}  # what asking has found, as long as the weights are as they are
         try:
             self._open(for_training=for_training, trust_remote_code=trust_remote_code)
-            self.traits = self._try_out()
+            self.architecture = self._try_out()
         except BaseException:
             self.close()
             raise
@@ -206,20 +205,20 @@ class Engine:
         self._scored = self._engine.module
         self._scored.train()
 
-    def _try_out(self) -> Traits:
+    def _try_out(self) -> Architecture:
         """See what the model is like; BadInput where it is no decoder."""
         with self.asking() as scored:
-            traits = find_traits(scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision])
+            architecture = find_architecture(scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision])
         name = type(self.model).__name__
-        if traits.looks_ahead:
+        if architecture.looks_ahead:
             raise BadInput(
                 f"model folder {self.folder}: {name} is no decoder, since what it says of a token depends on those that "
                 "come after it; use a causal language model"
             )
-        for cost in traits.costs:
+        for cost in architecture.costs:
             log.info("%s %s", name, cost)
-        self.scored.own_head = traits.own_head
-        return traits
+        self.scored.own_head = architecture.own_head
+        return architecture
 
     def _whole(self) -> contextlib.AbstractContextManager[None]:
         if self._engine is None:
@@ -288,3 +287,16 @@ def _smaller(runtime: Runtime) -> str:
 
 def _number(value: Any) -> float:
     return float("nan") if value is None else float(value)
+
+
+def rate(step: int, total_steps: int, training: Training) -> float:
+    """Cosine over all epochs after a linear warm-up over the first share of all steps (the paper, training details).
+
+    As Transformers' schedule has it, which the released code uses: step 0 of a warm-up has rate 0. A stage of one step
+    has no warm-up, or it would not learn at all.
+    """
+    warmup = math.ceil(total_steps * training.warmup) if total_steps > 1 else 0
+    if step < warmup:
+        return training.lr * step / warmup
+    progress = (step - warmup) / max(1, total_steps - warmup)
+    return training.lr * max(0.0, 0.5 * (1.0 + math.cos(math.pi * progress)))

@@ -23,11 +23,11 @@ class Judge(Protocol):
     def is_open(self, tokens: Sequence[int], one: Question) -> bool: ...
 
 
-Row = tuple[Question, tuple[int, ...]]
+Prompted = tuple[Question, tuple[int, ...]]
 
 
 def generate(
-    engine: Engine, judge: Judge, rows: Sequence[Row], *, batch_size: int
+    engine: Engine, judge: Judge, rows: Sequence[Prompted], *, batch_size: int
 ) -> Iterator[list[tuple[int, tuple[int, ...]]]]:
     """Go on greedily from each row's question and the tokens it has, until `judge` closes it: batch by batch, each row's
     number and all its tokens.
@@ -35,32 +35,32 @@ def generate(
     Call it inside `engine.asking()`.
     """
     order = sorted(range(len(rows)), key=lambda index: _length(rows[index]))
-    for chosen in _batches(order, rows, batch_size, of_one_length=engine.traits.sees_padding):
-        batch = _Batch(engine, [rows[index] for index in chosen])
+    for chosen in _batches(order, rows, batch_size, of_one_length=engine.architecture.sees_padding):
+        batch = _Decoding(engine, [rows[index] for index in chosen])
         yield list(zip(chosen, batch.run(judge), strict=True))
 
 
-def _batches(order: Sequence[int], rows: Sequence[Row], size: int, *, of_one_length: bool) -> Iterator[Sequence[int]]:
+def _batches(order: Sequence[int], rows: Sequence[Prompted], size: int, *, of_one_length: bool) -> Iterator[Sequence[int]]:
     groups = groupby(order, key=lambda index: _length(rows[index]) if of_one_length else 0)
     for _, group in groups:
         numbers = list(group)
         yield from (numbers[start : start + size] for start in range(0, len(numbers), size))
 
 
-def _length(row: Row) -> int:
+def _length(row: Prompted) -> int:
     return len(row[0].prompt) + len(row[1])
 
 
-class _Batch:
+class _Decoding:
     """Rows side by side, padded on the left of what they do not share, with one key cache of their first `held` columns. A
     model that gives no cache back, or one of its own kind, reads rows whole where it must."""
 
-    def __init__(self, engine: Engine, rows: Sequence[Row]):
+    def __init__(self, engine: Engine, rows: Sequence[Prompted]):
         self.model = engine.model
         self.questions = [one for one, _ in rows]
         self.tokens = [list(tokens) for _, tokens in rows]
         self.open = list(range(len(rows)))
-        alone = engine.traits.forgets or has_window(self.model.config)
+        alone = engine.architecture.forgets or has_window(self.model.config)
         shared = 0 if alone else shared_length([one.prompt for one in self.questions])
         first = self.questions[0].prompt[:shared]
         texts = [[*one.prompt[shared:], *tokens] for one, tokens in rows]

@@ -21,7 +21,7 @@ from raysweep.sweep.spec import Runtime, impossible
 from raysweep.sweep.stage import Training
 
 __all__ = [
-    "Need", "Room", "Shape", "asks_at_once", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of",
+    "Need", "Room", "ModelShape", "asks_at_once", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of",
     "tokens_at_once",
 ]
 
@@ -40,7 +40,7 @@ WITHOUT_ZERO = {"fp32": (4, 4, 8), "bf16": (2, 2, 12), "bf16_pure": (2, 2, 4)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class ModelShape:
     """A model's size: all weights, and what its activations depend on."""
 
     weights: int
@@ -99,7 +99,7 @@ class Room:
         return cls(min(devices, default=None), min(hosts, default=None))
 
 
-def shape_of(folder: Path) -> Shape:
+def shape_of(folder: Path) -> ModelShape:
     """A model folder's shape, from config.json and the headers of its safetensors. Raises KeyError where the
     configuration calls its sizes by other names than most models."""
     config = json.loads((folder / "config.json").read_text())
@@ -112,10 +112,10 @@ def shape_of(folder: Path) -> Shape:
         "intermediate": _widest(config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden),
     }
     weights = sum(map(_weights_in, files)) if files else _weights_by(config, **shape)
-    return Shape(weights=weights, **shape)
+    return ModelShape(weights=weights, **shape)
 
 
-def need(shape: Shape, *, training: Training, runtime: Runtime, tokens: int, recomputed: bool) -> Need:
+def need(shape: ModelShape, *, training: Training, runtime: Runtime, tokens: int, recomputed: bool) -> Need:
     """What training a model needs of each worker. `tokens` is the most in one micro-batch, padding included;
     `recomputed` says whether layers' activations are checkpointed."""
     weight, gradient, state = (PER_WEIGHT if runtime.zero else WITHOUT_ZERO)[training.precision]
@@ -144,20 +144,20 @@ def need(shape: Shape, *, training: Training, runtime: Runtime, tokens: int, rec
     )
 
 
-def recomputes(shape: Shape, runtime: Runtime, *, on_gpu: bool) -> bool:
+def recomputes(shape: ModelShape, runtime: Runtime, *, on_gpu: bool) -> bool:
     """Whether activations are recomputed in the backward pass rather than kept."""
     if runtime.gradient_checkpointing is not None:
         return runtime.gradient_checkpointing
     return on_gpu and shape.weights > CHECKPOINTED_FROM
 
 
-def asks_at_once(shape: Shape, *, training: Training, runtime: Runtime, room: Room) -> bool:
+def asks_at_once(shape: ModelShape, *, training: Training, runtime: Runtime, room: Room) -> bool:
     """Whether there is room for all weights on every worker while a stage is asked, and for the questions."""
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     return room.holds(needed, more=math.ceil(QUESTIONS_ROOM * needed.whole))
 
 
-def refuse_what_does_not_fit(shape: Shape, *, training: Training, runtime: Runtime, room: Room) -> None:
+def refuse_what_does_not_fit(shape: ModelShape, *, training: Training, runtime: Runtime, room: Room) -> None:
     """TrialFailed, with what would fit, where there is too little room even without activations."""
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     if room.holds(needed):
@@ -171,7 +171,7 @@ def refuse_what_does_not_fit(shape: Shape, *, training: Training, runtime: Runti
 
 
 def tokens_at_once(
-    shape: Shape, *, training: Training, runtime: Runtime, available: int, longest: int, most: int, recomputed: bool
+    shape: ModelShape, *, training: Training, runtime: Runtime, available: int, longest: int, most: int, recomputed: bool
 ) -> int:
     """Tokens of a micro-batch whose activations should have room on a device of `available` bytes: `most` at best, and
     `longest`, the longest example, at least."""
@@ -212,7 +212,7 @@ def free_memory() -> int | None:
     return min(machine, rest) if machine is not None else rest
 
 
-def _what_fits(shape: Shape, training: Training, runtime: Runtime, room: Room) -> str:
+def _what_fits(shape: ModelShape, training: Training, runtime: Runtime, room: Room) -> str:
     """The smallest change of the runtime for which there is room, by the same count."""
 
     def fits(**change: Any) -> bool:
@@ -245,7 +245,7 @@ def _size(config: dict[str, Any], *names: str) -> int:
     return found
 
 
-def _activations(shape: Shape, tokens: int, width: int, recomputed: bool) -> int:
+def _activations(shape: ModelShape, tokens: int, width: int, recomputed: bool) -> int:
     layer = tokens * (16 * shape.hidden + 4 * shape.intermediate) * width
     layers = layer + shape.layers * tokens * shape.hidden * width if recomputed else shape.layers * layer
     return layers + min(LOGITS_BYTES, 12 * tokens * shape.vocabulary)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Outcome", "Progress"]
+__all__ = ["StageOutcome", "Progress"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,7 +24,7 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class StageOutcome:
     """How a stage ended. `epochs` may be a fraction; `loss` is the last step's; `peak_memory` in bytes.
 
     `curve` has one row a step: step (1 for the first), epoch, loss, lr, grad_norm, tokens (so far), seconds, and

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks", "connect", "disconnect", "meeting_place"]
+__all__ = ["Ranks", "connect", "meeting_place"]
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
@@ -72,16 +72,6 @@ def connect() -> Ranks:
     if torch.cuda.is_available():
         torch.cuda.set_device(ranks.device)
     return ranks
-
-
-def disconnect() -> None:
-    """Close the process group here and in DeepSpeed, so that a next trial in this process can open its own."""
-    if not dist.is_initialized():
-        return
-    from raysweep.learn.zero import release_group
-
-    if not release_group():
-        dist.destroy_process_group()
 
 
 def meeting_place() -> dist.TCPStore:

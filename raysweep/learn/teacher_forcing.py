@@ -64,7 +64,7 @@ def force(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iter
     if before := [(index, known[one]) for index, one in enumerate(questions) if one in known]:
         yield before
     new = [index for index, one in enumerate(questions) if one not in known]
-    sharing = [] if engine.traits.forgets else [questions[index].prompt for index in new]
+    sharing = [] if engine.architecture.forgets else [questions[index].prompt for index in new]
     prefix = Prefix(scored.base, sharing, engine.device)
     order = sorted(new, key=lambda index: _length(questions[index]))
     start = 0

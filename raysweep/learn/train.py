@@ -14,17 +14,16 @@ import torch
 from raysweep.data.encoding import Encoded, Question
 from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
-from raysweep.learn.async_checkpoint import Keeper
+from raysweep.learn.async_checkpoint import AsyncCheckpoint
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
 from raysweep.learn.engine import Engine, Stats
 from raysweep.learn.evaluate import Recall
-from raysweep.learn.outcome import Outcome, Progress
-from raysweep.learn.schedule import LossRule
+from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.teacher_forcing import likely_share
 from raysweep.sweep.spec import Every
-from raysweep.sweep.stage import Training
+from raysweep.sweep.stage import StopAt, Training
 
-__all__ = ["train"]
+__all__ = ["LossRule", "train"]
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +43,7 @@ def train(
     checkpoints: Path | None,
     checkpoint_every: float,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Outcome:
+) -> StageOutcome:
     """Train a fresh engine on `examples` (D and D_M together); all ranks call with the same arguments.
 
     `own` are D's questions, for the stop rule `memorized`; `tokenizer` reads their answers. `probes` are asked along the
@@ -61,29 +60,29 @@ def train(
         examples = pad_as_released(examples)
     torch.manual_seed(seed)
     recall = Recall(engine, tokenizer, own)
-    stage = _Stage(engine, training=training, recall=recall, probes=probes, every=every, count=len(examples))
+    stage = _StageRun(engine, training=training, recall=recall, probes=probes, every=every, count=len(examples))
     if checkpoints is not None:
         stage.take_up(kept.resume(checkpoints, engine))
     told_at = 0.0
-    with Keeper(engine, checkpoints, every=checkpoint_every) as keeper:
+    with AsyncCheckpoint(engine, checkpoints, every=checkpoint_every) as checkpoint:
         for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
             stats = engine.step(batch)
             # only rank 0 wishes to tell, so that the sum over ranks is its word
             tell = engine.ranks.rank == 0 and time.monotonic() - told_at >= TELL_EVERY
-            loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *keeper.says()])
+            loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *checkpoint.says()])
             asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
             if stage.stopped_by:
                 break
-            keeper.go_on(said, stage.state)
+            checkpoint.go_on(said, stage.state)
             if asked or tell:
                 on_progress(stage.progress())
                 told_at = time.monotonic()
-        keeper.finish()
+        checkpoint.finish()
     on_progress(stage.progress())
     return stage.outcome()
 
 
-class _Stage:
+class _StageRun:
     """A stage's state and rules while it runs."""
 
     def __init__(
@@ -139,9 +138,9 @@ class _Stage:
             tokens=self.state.tokens, seconds=self.state.seconds, accuracy=self.accuracy,
         )
 
-    def outcome(self) -> Outcome:
+    def outcome(self) -> StageOutcome:
         last = self.state.curve[-1]
-        return Outcome(
+        return StageOutcome(
             steps=self.state.step, epochs=last["epoch"], loss=last["loss"], stopped_by=self.stopped_by,
             curve=self.state.curve, tokens=self.state.tokens, seconds=self.state.seconds, peak_memory=_peak_memory(),
         )
@@ -159,3 +158,18 @@ def _peak_memory() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+class LossRule:
+    """Counts steps whose global-batch loss is below the rule's, in a row or not; other rules never end here."""
+
+    def __init__(self, stop: StopAt, hits: int = 0):
+        self.stop = stop
+        self.hits = hits
+
+    def reached(self, loss: float) -> bool:
+        """Take one step's loss into account: is this the last step?"""
+        if self.stop.rule != "loss" or self.stop.loss is None or self.stop.hits is None:
+            return False
+        self.hits += loss < self.stop.loss
+        return self.hits >= self.stop.hits

@@ -19,17 +19,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from raysweep.errors import TrialFailed
+from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn.layers import LayerByLayer, weights_in
 from raysweep.learn.ranks import Ranks
-from raysweep.learn.zero_settings import refuse_what_cannot_be, settings
-from raysweep.sweep.spec import Runtime
+from raysweep.sweep.spec import Runtime, impossible
 from raysweep.sweep.stage import Training
 
-__all__ = [
-    "consolidated", "gathered", "load_state", "release_group", "save_state", "sharded_loading", "start", "step",
-    "stop", "version",
-]
+__all__ = ["consolidated", "disconnect", "gathered", "load_state", "save_state", "sharded_loading", "start", "step", "stop", "version"]
 
 TAG = "state"  # of a DeepSpeed checkpoint
 BUCKET = 500_000_000  # weights
@@ -107,7 +103,7 @@ def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:
 def save_state(engine: Any, folder: str, write: Callable[[Any, Path], None]) -> None:
     """Hand `write` every shard of weights and optimizer, with the file below `folder` for it; every rank calls."""
     own = engine.checkpoint_engine
-    engine.checkpoint_engine = _Handing(own, write)
+    engine.checkpoint_engine = _Redirected(own, write)
     try:
         engine.save_checkpoint(folder, tag=TAG, save_latest=False)
     finally:
@@ -138,7 +134,19 @@ def stop(engine: Any) -> None:
     gc.collect()
 
 
-def release_group() -> bool:
+def disconnect() -> None:
+    """Close the process group here and in DeepSpeed, so that a next trial in this process can open its own."""
+    if not torch.distributed.is_initialized():
+        return
+    if not _release_group():
+        torch.distributed.destroy_process_group()
+
+
+def version() -> str:
+    return _deepspeed().__version__
+
+
+def _release_group() -> bool:
     """Destroy the process group through DeepSpeed where it knows of it; False where it does not."""
     if "deepspeed" not in sys.modules:
         return False
@@ -149,10 +157,6 @@ def release_group() -> bool:
     comm.destroy_process_group()
     comm.cdb = None
     return True
-
-
-def version() -> str:
-    return _deepspeed().__version__
 
 
 def _deepspeed() -> Any:
@@ -237,7 +241,7 @@ def _clear_caches(coordinator: Any) -> None:
                 clear()
 
 
-class _Handing:
+class _Redirected:
     """A checkpoint engine of DeepSpeed that gives away what it should write."""
 
     def __init__(self, own: Any, write: Callable[[Any, Path], None]):
@@ -273,3 +277,48 @@ class _Seen:
 
     def is_offload(self) -> bool:
         return any(self.get_value(f"zero_optimization.offload_{part}") for part in ("param", "optimizer"))
+
+
+def settings(*, training: Training, runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+    """DeepSpeed's configuration. Batch sizes are ours to keep: it sees micro-batches as they come."""
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": training.clip,
+        "steps_per_print": 10**9,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+        "zero_optimization": _sharding(runtime, ranks),
+    } | _precision(training.precision, runtime.zero)
+
+
+def refuse_what_cannot_be(training: Training, runtime: Runtime) -> None:
+    """BadInput for combinations that DeepSpeed cannot do."""
+    if why := impossible(training.precision, zero=runtime.zero, offload=runtime.offload):
+        raise BadInput(why)
+
+
+def _sharding(runtime: Runtime, ranks: Ranks) -> dict[str, Any]:
+    parts: dict[str, Any] = {"stage": runtime.zero, "overlap_comm": torch.cuda.is_available()}
+    place = {"device": "cpu", "pin_memory": torch.cuda.is_available()}
+    if runtime.offload != "none":
+        parts["offload_optimizer"] = place
+    if runtime.offload == "all":
+        parts["offload_param"] = place
+    if runtime.zero == 3 and ranks.size == 1 and runtime.offload != "all":
+        parts["stage3_param_persistence_threshold"] = 0  # what persists would be copied at every step
+        parts["memory_efficient_linear"] = False  # it re-gathers weights, and here they are whole
+    return parts
+
+
+def _precision(precision: str, stage: int) -> dict[str, Any]:
+    match precision, stage:
+        case "bf16", 0:  # DeepSpeed keeps float32 masters here too, but takes no accumulation type
+            return {"bf16": {"enabled": True}}
+        case "bf16", _:
+            return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+        case "bf16_pure", stage if stage > 0:
+            pure = {"enabled": True, "bf16_master_weights_and_grads": True, "bf16_optimizer_states": True}
+            return {"bf16": pure, "data_types": {"grad_accum_dtype": "bf16"}}
+        case _:  # weights as they are loaded: float32, or bfloat16 where ZeRO has no say
+            return {}

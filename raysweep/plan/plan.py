@@ -98,14 +98,14 @@ class Plan:
 
 def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:
     """The plan of one or several sweeps, each with the sources as it sees them."""
-    draft = _Draft()
+    draft = _Drafted()
     with _collector_paused():
         for grid, sources in sweeps:
             draft.add(grid, sources)
     return Plan(tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing)
 
 
-class _Draft:
+class _Drafted:
     """A plan that grows by one sweep after the other."""
 
     def __init__(self) -> None:

@@ -35,7 +35,7 @@ def settled(chains: Iterable[tuple[str, ...]], *, held: Mapping[str, bool]) -> s
 
 
 @dataclass(slots=True, eq=False)
-class _Stage:
+class _StageState:
     """A missing stage: who is at work on it, what stands below it, and the trials that train nothing after it.
 
     `trials` has those that are not handed out, `left` counts them here and below. `rank` is smaller the sooner it must be
@@ -43,9 +43,9 @@ class _Stage:
     """
 
     name: str
-    parent: _Stage | None
+    parent: _StageState | None
     place: int
-    below: list[_Stage] = field(default_factory=list)
+    below: list[_StageState] = field(default_factory=list)
     trials: list[str] = field(default_factory=list)
     left: int = 0
     holder: str | None = None
@@ -73,11 +73,11 @@ class Schedule:
         costs: Mapping[str, float] | None = None,
         slots: int = 1,
     ) -> None:
-        self._stages: dict[str, _Stage] = {}
+        self._stages: dict[str, _StageState] = {}
         self._ready: list[str] = []  # trials without a missing stage, last first
-        self._paths: dict[str, list[_Stage]] = {}  # of trials that are out: the missing stages that each has to train
-        self._free: dict[bool, list[tuple[float, int, _Stage]]] = {True: [], False: []}  # by whether others start there
-        self._outside: dict[str, list[_Stage]] = {}  # stages that others are at work on, each with those before it
+        self._paths: dict[str, list[_StageState]] = {}  # of trials that are out: the missing stages that each has to train
+        self._free: dict[bool, list[tuple[float, int, _StageState]]] = {True: [], False: []}  # by whether others start there
+        self._outside: dict[str, list[_StageState]] = {}  # stages that others are at work on, each with those before it
         self._left = 0
         self._blocked: dict[str, tuple[str, str]] | None = None
         done = set(done_stages)
@@ -198,11 +198,11 @@ class Schedule:
         if not missing:
             self._ready.append(trial)
             return
-        parent: _Stage | None = None
+        parent: _StageState | None = None
         for name in missing:
             stage = self._stages.get(name)
             if stage is None:
-                stage = self._stages[name] = _Stage(name, parent, len(self._stages))
+                stage = self._stages[name] = _StageState(name, parent, len(self._stages))
                 if parent is not None:
                     parent.below.append(stage)
             stage.left += 1
@@ -223,11 +223,11 @@ class Schedule:
         for stage in self._stages.values():
             self._offer(stage)
 
-    def _offer(self, stage: _Stage) -> None:
+    def _offer(self, stage: _StageState) -> None:
         if stage.free:
             heapq.heappush(self._free[bool(stage.below)], (stage.rank, stage.place, stage))
 
-    def _take(self, opening: bool) -> _Stage | None:
+    def _take(self, opening: bool) -> _StageState | None:
         """The free stage that matters most; what is not free any more is thrown out on the way."""
         for heap in self._free.values():
             while heap and not heap[0][2].free:
@@ -235,7 +235,7 @@ class Schedule:
         heaps = [heap for opens, heap in self._free.items() if heap and (opening or not opens)]
         return heapq.heappop(min(heaps, key=lambda heap: heap[0][:2]))[2] if heaps else None
 
-    def _out(self, trial: str, path: list[_Stage]) -> str:
+    def _out(self, trial: str, path: list[_StageState]) -> str:
         for stage in path:
             stage.left -= 1
             stage.holder = trial
@@ -244,7 +244,7 @@ class Schedule:
         self._blocked = None
         return trial
 
-    def _drop(self, broken: _Stage) -> list[str]:
+    def _drop(self, broken: _StageState) -> list[str]:
         dropped = list(_trials(broken))
         for stage in _subtree(broken):
             stage.left, stage.trials = 0, []
@@ -252,7 +252,7 @@ class Schedule:
         return dropped
 
 
-def _descent(stage: _Stage) -> Iterator[_Stage]:
+def _descent(stage: _StageState) -> Iterator[_StageState]:
     """From a stage down to a trial, along what takes longest."""
     yield stage
     while below := next((one for one in stage.below if one.left and one.holder is None), None):
@@ -260,11 +260,11 @@ def _descent(stage: _Stage) -> Iterator[_Stage]:
         yield stage
 
 
-def _subtree(stage: _Stage) -> Iterator[_Stage]:
+def _subtree(stage: _StageState) -> Iterator[_StageState]:
     yield stage
     for below in stage.below:
         yield from _subtree(below)
 
 
-def _trials(stage: _Stage) -> Iterator[str]:
+def _trials(stage: _StageState) -> Iterator[str]:
     return (trial for one in _subtree(stage) for trial in one.trials)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,8 @@ import numpy as np
 import pandas as pd
 
 from raysweep.errors import BadInput
-from raysweep.report.figures import Kind
 
-__all__ = ["save", "to_svg"]
+__all__ = ["FigureKind", "save", "to_svg"]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7F7F7F", "#B3A100")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -40,7 +40,21 @@ _STYLE = {
 _WITHOUT_DATES = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}, ".png": {"Software": None}}
 
 
-def save(about: Kind, values: pd.DataFrame, path: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class FigureKind:
+    """One kind of figure: its title, whether it has lines or bars, its axes, and how its values come about."""
+
+    title: str
+    marks: str
+    x: str
+    y: str
+    values: Callable[[pd.DataFrame], pd.DataFrame]
+    needs: str
+    log_x: bool = False
+    log_y: bool = False
+
+
+def save(about: FigureKind, values: pd.DataFrame, path: Path) -> None:
     """Write the figure as .svg, .pdf or .png. Raises BadInput for other ends and places that cannot be written."""
     suffix = path.suffix.lower()
     if suffix not in _WITHOUT_DATES:
@@ -52,7 +66,7 @@ def save(about: Kind, values: pd.DataFrame, path: Path) -> None:
         raise BadInput(f"{path}: cannot be written: {error.strerror}") from None
 
 
-def to_svg(about: Kind, values: pd.DataFrame, *, inline: bool) -> str:
+def to_svg(about: FigureKind, values: pd.DataFrame, *, inline: bool) -> str:
     """The figure as an SVG element with its title; `inline` leaves text as text and takes the page's text colour."""
     text = _written(about, values, ".svg", inline=inline).decode()
     text = text[text.index("<svg") :]
@@ -63,7 +77,7 @@ def to_svg(about: Kind, values: pd.DataFrame, *, inline: bool) -> str:
     return re.sub(r"<svg ", f'<svg role="img" aria-label="{escape(title)}" ', text, count=1)
 
 
-def _written(about: Kind, values: pd.DataFrame, suffix: str, *, inline: bool) -> bytes:
+def _written(about: FigureKind, values: pd.DataFrame, suffix: str, *, inline: bool) -> bytes:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
@@ -75,7 +89,7 @@ def _written(about: Kind, values: pd.DataFrame, suffix: str, *, inline: bool) ->
     return out.getvalue()
 
 
-def _draw(figure: Any, about: Kind, values: pd.DataFrame) -> None:
+def _draw(figure: Any, about: FigureKind, values: pd.DataFrame) -> None:
     panels, series = _in_order(values["panel"]), _in_order(values["series"])
     if len(panels) > _MOST_PANELS:
         raise BadInput(f"{len(panels)} panels are too many to read; choose some with --where")
@@ -91,7 +105,7 @@ def _draw(figure: Any, about: Kind, values: pd.DataFrame) -> None:
     _legend(figure, axes, series)
 
 
-def _draw_panel(axis: Any, about: Kind, values: pd.DataFrame, title: str, series: Sequence[Any]) -> None:
+def _draw_panel(axis: Any, about: FigureKind, values: pd.DataFrame, title: str, series: Sequence[Any]) -> None:
     axis.set_title(title)
     axis.set_xlabel(about.x)
     axis.set_ylabel(about.y)

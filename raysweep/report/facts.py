@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from raysweep.errors import StoreError
-from raysweep.report.frame import Source, axes_of
+from raysweep.report.frame import SweepSource, axes_of
 from raysweep.report.long import stages_of
 from raysweep.store.store import Store
 
@@ -27,7 +27,7 @@ def status(frame: pd.DataFrame) -> dict[str, int]:
     return {str(name): int(count) for name, count in counts.items() if count}
 
 
-def sharing(sources: Sequence[Source], frame: pd.DataFrame, store: Store) -> dict[str, int]:
+def sharing(sources: Sequence[SweepSource], frame: pd.DataFrame, store: Store) -> dict[str, int]:
     """Points, trials, distinct stages, how many of them are finished, and the trainings that no sharing would take."""
     chains = stages_of(sources, store)
     own = [chains[trial] for trial in frame["trial"].unique() if trial in chains]
@@ -62,7 +62,7 @@ def failures(frame: pd.DataFrame) -> dict[str, Any]:
     return {"count": len(bad), "rows": rows}
 
 
-def provenance(sources: Sequence[Source], frame: pd.DataFrame, store: Store) -> dict[str, Any]:
+def provenance(sources: Sequence[SweepSource], frame: pd.DataFrame, store: Store) -> dict[str, Any]:
     """Commits and versions of the code, machines, and the digests of the data, from the records of finished work."""
     done = frame[frame["status"] == "done"].drop_duplicates("trial")
     trials = done["trial"].head(_READ).tolist()
@@ -79,7 +79,7 @@ def provenance(sources: Sequence[Source], frame: pd.DataFrame, store: Store) -> 
     } | _of_stages(sources, trials, store)
 
 
-def _of_stages(sources: Sequence[Source], trials: Sequence[str], store: Store) -> dict[str, Any]:
+def _of_stages(sources: Sequence[SweepSource], trials: Sequence[str], store: Store) -> dict[str, Any]:
     chains, folders = stages_of(sources, store), store.stage_folders()
     stages = dict.fromkeys(stage for trial in trials for stage in chains.get(trial, ()) if stage in folders)
     records = [record for stage in list(stages)[:_READ] if (record := _stage(store, folders[stage]))]

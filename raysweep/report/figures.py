@@ -5,7 +5,7 @@ Every kind gives rows of panel, series, x, y, std, n: what is drawn is exactly w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,26 +13,13 @@ from typing import Any
 import pandas as pd
 
 from raysweep.errors import BadInput
+from raysweep.report.drawing import FigureKind, save, to_svg
 from raysweep.sweep.catalog import DATASETS
 
-__all__ = ["KINDS", "NEEDS_CURVES", "Figure", "Kind", "make_figure", "with_start"]
+__all__ = ["KINDS", "NEEDS_CURVES", "Figure", "FigureKind", "make_figure", "with_start"]
 
 COLUMNS = ("panel", "series", "x", "y", "std", "n")
 _POINTS = 300  # of one series of a curve; more than a page can show
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """One kind of figure: its title, whether it has lines or bars, its axes, and how its values come about."""
-
-    title: str
-    marks: str
-    x: str
-    y: str
-    values: Callable[[pd.DataFrame], pd.DataFrame]
-    needs: str
-    log_x: bool = False
-    log_y: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,19 +27,15 @@ class Figure:
     """A figure: `values` is what it draws. A notebook shows it; `save` writes .svg, .pdf or .png."""
 
     kind: str
-    about: Kind
+    about: FigureKind
     values: pd.DataFrame
 
     def svg(self, *, inline: bool = False) -> str:
         """The figure as SVG; `inline` for a page: text as text, colours of the page around it."""
-        from raysweep.report.drawing import to_svg
-
         return to_svg(self.about, self.values, inline=inline)
 
     def save(self, path: str | Path) -> None:
         """Write it in the format that the path's end names. BadInput for any other."""
-        from raysweep.report.drawing import save
-
         save(self.about, self.values, Path(path))
 
     def _repr_html_(self) -> str:
@@ -165,16 +148,16 @@ def _told(curves: pd.DataFrame, x: pd.Series, panel: pd.Series) -> pd.DataFrame:
     return curves.assign(_x=x, _panel=panel, _series=_words(curves, "mixer"))
 
 
-KINDS: Mapping[str, Kind] = {
-    "replay": Kind("Replay", "lines", "replayed part of D_A", "retention (%)", _replay, "the mixers none/none and none/replay"),
-    "sources": Kind("Sources of mixing data", "bars", "D_B", "retention (%)", _sources, "mixers with one source"),
-    "length": Kind("Length of mixed sequences", "lines", "words", "retention (%)", _length, "several mixing.words", log_x=True),
-    "ratio": Kind("Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True),
-    "familiar": Kind("Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"),
-    "mixers": Kind("Mixers", "bars", "D_B", "retention (%)", _mixers, "trials with a retention"),
-    "forgetting": Kind("Forgetting", "lines", "epoch of the later stage", "D_A accuracy (%)", _forgetting,
+KINDS: Mapping[str, FigureKind] = {
+    "replay": FigureKind("Replay", "lines", "replayed part of D_A", "retention (%)", _replay, "the mixers none/none and none/replay"),
+    "sources": FigureKind("Sources of mixing data", "bars", "D_B", "retention (%)", _sources, "mixers with one source"),
+    "length": FigureKind("Length of mixed sequences", "lines", "words", "retention (%)", _length, "several mixing.words", log_x=True),
+    "ratio": FigureKind("Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True),
+    "familiar": FigureKind("Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"),
+    "mixers": FigureKind("Mixers", "bars", "D_B", "retention (%)", _mixers, "trials with a retention"),
+    "forgetting": FigureKind("Forgetting", "lines", "epoch of the later stage", "D_A accuracy (%)", _forgetting,
                        "D_A's accuracy along later stages"),
-    "training": Kind("Training", "lines", "step", "loss", _training, "curves of finished stages", log_y=True),
+    "training": FigureKind("Training", "lines", "step", "loss", _training, "curves of finished stages", log_y=True),
 }  # fmt: skip
 NEEDS_CURVES = ("forgetting", "training")
 

@@ -19,9 +19,9 @@ from raysweep.report.reading import WRITTEN, read_records
 from raysweep.report.where import choose
 from raysweep.store.store import Store
 
-__all__ = ["STATUSES", "Source", "axes_of", "trials_of", "trials_of_plan", "trials_of_sweep"]
+__all__ = ["STATUSES", "SweepSource", "axes_of", "trials_of", "trials_of_plan", "trials_of_sweep"]
 
-Source = str | Plan | Points  # a sweep by its name in the store, or as the plan or the points of its file
+SweepSource = str | Plan | Points  # a sweep by its name in the store, or as the plan or the points of its file
 STATUSES = ("done", "running", "pending", "failed", "stopped", "unreadable")
 _FIRST = ("sweep", "trial", "model")
 _POINT = ("d_a", "d_b", "mixer", "ratio", "seed")
@@ -31,7 +31,7 @@ _PER_STAGE = ("steps", "epochs", "loss", "stopped_by", "memorized", "seconds", "
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 
-def trials_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+def trials_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
     """The rows of several sweeps, each by its name in the store or as a plan made from its file."""
     parts = [part for source in sources for part in _parts(source, store)]
     return choose(_typed(parts), where)
@@ -56,7 +56,7 @@ def axes_of(frame: pd.DataFrame) -> list[str]:
     return [*stages, "mixer", "ratio", "seed", *further]
 
 
-def _parts(source: Source, store: Store) -> list[tuple[Points, pa.Table]]:
+def _parts(source: SweepSource, store: Store) -> list[tuple[Points, pa.Table]]:
     if isinstance(source, str):
         return [sweep_table(source, store)]
     points = points_of_plan(source) if isinstance(source, Plan) else [source]

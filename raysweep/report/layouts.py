@@ -12,7 +12,8 @@ import pandas as pd
 from raysweep.errors import BadInput
 from raysweep.report.cells import EMPTY, Cell, average, cells_by, varying
 from raysweep.report.intervals import Intervals
-from raysweep.report.table import Head, Row, Table, condition, mark_extreme, notes_of
+from raysweep.report.pivot import condition, mark_extreme, notes_of
+from raysweep.report.table import Head, Table, TableRow
 
 __all__ = ["LAYOUTS", "Column", "Layout", "Line", "Section", "lay_out", "layout", "other_models"]
 
@@ -204,12 +205,12 @@ def _unmeasured(own: pd.DataFrame, column: Column) -> Cell:
     return Cell(planned=len(there), failed=int(there["status"].isin(["failed", "unreadable"]).sum()))
 
 
-def _row(frame: pd.DataFrame, chosen: Layout, section: Section, line: Line, intervals: Intervals | None) -> Row:
+def _row(frame: pd.DataFrame, chosen: Layout, section: Section, line: Line, intervals: Intervals | None) -> TableRow:
     cells = tuple(cells_of(frame, section, line, chosen.columns, intervals))
     where = tuple(condition(name, value) for name, value in (section.match | line.match()).items())
     if chosen.flat:
-        return Row((section.label,), cells, where=where)
-    return Row((line.label,), cells, section.label, where)
+        return TableRow((section.label,), cells, where=where)
+    return TableRow((line.label,), cells, section.label, where)
 
 
 def _where(column: Column) -> str:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput, StoreError
 from raysweep.plan.plan import Plan
-from raysweep.report.frame import Source, axes_of, trials_of
+from raysweep.report.frame import SweepSource, axes_of, trials_of
 from raysweep.report.points import Points
 from raysweep.report.statistics import transfer
 from raysweep.report.where import choose
@@ -39,12 +39,12 @@ _CURVE = pa.schema(
 )
 
 
-def evals_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+def evals_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
     """One row per trial × stage × evaluated set: accuracy in [0, 100], n examples, the scorer's name and version."""
     return _long(sources, store, where, lambda trials: _of_trials(store, trials, "evals", EVALS))
 
 
-def predictions_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+def predictions_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
     """One row per trial × stage × evaluated set × example: prompt, target, all golds, prediction, score in [0, 1].
 
     A prediction is not `whole` where it was cut as soon as its scorer could not find it right any more.
@@ -64,7 +64,7 @@ def rescored(predictions: pd.DataFrame, scorer: str) -> pd.DataFrame:
     return told
 
 
-def curves_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+def curves_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
     """One row per trial × stage × logged step, of every stage that is finished; a shared stage stands in each of its trials.
 
     `accuracy_a` is D_A's accuracy in [0, 100] where it was asked along the stage.
@@ -73,7 +73,7 @@ def curves_of(sources: Sequence[Source], store: Store, *, where: str | None = No
     return _long(sources, store, where, lambda trials: _curves(store, trials, chains))
 
 
-def transfer_of(sources: Sequence[Source], store: Store, *, where: str | None = None) -> pd.DataFrame:
+def transfer_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
     """One row per finished trial: forgetting, backward_transfer (points) and retention_ratio over all sets asked twice.
 
     Defined as in continual learning (see `statistics.transfer`), from each set's accuracy right after its own stage and
@@ -92,7 +92,7 @@ def transfer_of(sources: Sequence[Source], store: Store, *, where: str | None = 
     return pd.DataFrame(found, columns=[*points, "forgetting", "backward_transfer", "retention_ratio"])
 
 
-def stages_of(sources: Sequence[Source], store: Store) -> dict[str, tuple[str, ...]]:
+def stages_of(sources: Sequence[SweepSource], store: Store) -> dict[str, tuple[str, ...]]:
     """The ids of the stages of every trial, first stage first."""
     found: dict[str, tuple[str, ...]] = {}
     for source in sources:
@@ -105,7 +105,7 @@ def stages_of(sources: Sequence[Source], store: Store) -> dict[str, tuple[str, .
 
 
 def _long(
-    sources: Sequence[Source], store: Store, where: str | None, read: Callable[[pd.DataFrame], pa.Table]
+    sources: Sequence[SweepSource], store: Store, where: str | None, read: Callable[[pd.DataFrame], pa.Table]
 ) -> pd.DataFrame:
     """The rows that `read` gives for the trials, with their points' columns in front.
 

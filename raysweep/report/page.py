@@ -18,13 +18,13 @@ import pandas as pd
 from raysweep.errors import BadInput
 from raysweep.report.facts import failures, provenance, sharing, slowest, status
 from raysweep.report.figures import KINDS, NEEDS_CURVES, make_figure, with_start
-from raysweep.report.frame import Source, trials_of
+from raysweep.report.frame import SweepSource, trials_of
 from raysweep.report.layouts import LAYOUTS, Layout, lay_out, other_models
 from raysweep.report.long import curves_of
-from raysweep.report.rendering import html_table
-from raysweep.report.table import Row, Table, pivot
+from raysweep.report.pivot import pivot
+from raysweep.report.table import Table, TableRow, html_table
 from raysweep.store.store import Store
-from raysweep.sweep.spec import Table as TableSection
+from raysweep.sweep.spec import TableSection
 
 __all__ = ["render_page", "write_pages"]
 
@@ -46,7 +46,7 @@ class _Shown:
 def write_pages(
     output: Path,
     names: Sequence[str],
-    find: Callable[[], list[Source]],
+    find: Callable[[], list[SweepSource]],
     store: Store,
     section: TableSection,
     every: float | None,
@@ -72,7 +72,7 @@ def write_pages(
 
 def render_page(
     names: Sequence[str],
-    sources: Sequence[Source],
+    sources: Sequence[SweepSource],
     frame: pd.DataFrame,
     store: Store,
     section: TableSection,
@@ -155,7 +155,7 @@ def _html(table: Table, values: Sequence[str], command: _Command) -> str:
     """A table whose numbers are links to the command that lists the trials behind them."""
     places = {id(row): value for row, value in zip(table.rows, values, strict=True)}
 
-    def linked(row: Row, place: int) -> str:
+    def linked(row: TableRow, place: int) -> str:
         conditions = [part for part in (*row.where, table.columns[place].where) if part]
         where = " and ".join([*conditions, f"{places[id(row)]} == {places[id(row)]}"])
         return command("results", where=where if row.cells[place].n else " and ".join(conditions))
@@ -163,7 +163,7 @@ def _html(table: Table, values: Sequence[str], command: _Command) -> str:
     return html_table(table, link=linked)
 
 
-def _figures(sources: Sequence[Source], frame: pd.DataFrame, store: Store, command: _Command) -> list[_Shown]:
+def _figures(sources: Sequence[SweepSource], frame: pd.DataFrame, store: Store, command: _Command) -> list[_Shown]:
     there = frame["trial"].nunique()
     curves = with_start(curves_of(sources, store), frame) if there <= _MOST_TRIALS else None
     found = []

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from raysweep.plan.naming import trial_name
-from raysweep.report.frame import Source, axes_of, trials_of
+from raysweep.report.frame import SweepSource, axes_of, trials_of
 from raysweep.store.store import Store
 
 __all__ = ["FRESH_SECONDS", "described", "status_of", "submitted"]
@@ -17,7 +17,7 @@ __all__ = ["FRESH_SECONDS", "described", "status_of", "submitted"]
 FRESH_SECONDS = 60.0  # a run that has said nothing for longer is dead: it says something every few seconds
 
 
-def status_of(sources: Sequence[Source], store: Store, *, now: float | None = None) -> dict[str, Any]:
+def status_of(sources: Sequence[SweepSource], store: Store, *, now: float | None = None) -> dict[str, Any]:
     """A sweep's status as `raysweep status --json` prints it.
 
     `state` is running, done, failed (nothing is left but trials that failed), stopped (there is more to do, and nothing

@@ -1,20 +1,22 @@
-"""Tables: free pivots of the trials, in the shape that every format is written from."""
+"""A table as values, and in the formats that people paste: text, Markdown, LaTeX, CSV, HTML."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+import csv
+import html
+import io
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 
-import pandas as pd
+from raysweep.report.cells import Cell
 
-from raysweep.errors import BadInput
-from raysweep.report.cells import EMPTY, Cell, cells_by, check_columns, varying
-from raysweep.report.intervals import Intervals
-
-__all__ = ["SHOWN", "Head", "Row", "Table", "mark_extreme", "pivot", "render"]
+__all__ = ["FORMATS", "Head", "TableRow", "SHOWN", "Table", "cell_text", "html_table", "render"]
 
 SHOWN = ("mean", "std", "se", "ci", "n")
+FORMATS = ("text", "md", "latex", "csv", "html")
+MISSING, FAILED, NOT_MEMORIZED = "·", "✗", "*"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +31,7 @@ class Head:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """A row: its labels, its cells, the section that it stands in, and the rows of the dataframe that it shows."""
 
     labels: tuple[str, ...]
@@ -45,7 +47,7 @@ class Table:
     title: str
     heads: tuple[str, ...]
     columns: tuple[Head, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TableRow, ...]
     notes: tuple[str, ...] = ()
     show: str = "std"
 
@@ -70,116 +72,187 @@ class Table:
         return [*(["; ".join(told)] if told else []), *self.notes]
 
 
-def pivot(
-    frame: pd.DataFrame,
-    *,
-    rows: Sequence[str],
-    columns: str,
-    value: str,
-    show: str = "std",
-    mark: str = "none",
-    intervals: Intervals | None = None,
-) -> Table:
-    """A table of `value` over everything that is neither a row nor a column: mean, spread and n in each cell.
-
-    `intervals` adds those of the bootstrap, for `show="ci"`. Raises BadInput for columns that are not there and for
-    values that are no numbers.
-    """
-    by = [*rows, columns]
-    if len(set(by)) < len(by):
-        raise BadInput(f"{', '.join(by)}: a column can stand only once in a table's rows and columns")
-    check_columns(frame, by, value)
-    cells = cells_by(frame, by=by, value=value)
-    if intervals:
-        cells = {key: intervals.add(cell, trials) for (key, cell), trials in _beside(cells, frame, by)}
-    across = _values(frame[columns])
-    down = list(dict.fromkeys(key[:-1] for key in cells))
-    made = [
-        Row(
-            labels=tuple(_label(part) for part in key),
-            cells=tuple(cells.get((*key, one), EMPTY) for one in across),
-            where=tuple(condition(name, part) for name, part in zip(rows, key, strict=True) if not pd.isna(part)),
-        )
-        for key in down
-    ]
-    table = Table(
-        title=f"{value} by {', '.join(rows)} and {columns}",
-        heads=tuple(rows),
-        columns=tuple(Head(_label(one), columns, where=condition(columns, one)) for one in across),
-        rows=tuple(made),
-        notes=_notes(frame, by),
-        show=show,
-    )
-    return mark_extreme(table, mark)
-
-
-def mark_extreme(table: Table, mark: str) -> Table:
-    """The table with the lowest or highest mean of each row marked, averages left out; all of them where several tie."""
-    if mark == "none":
-        return table
-    pick = min if mark == "lowest" else max
-    return replace(table, rows=tuple(_marked(row, table.columns, pick, mark) for row in table.rows))
-
 
 def render(table: Table, format: str = "text") -> str:
-    """A table as `text`, `md`, `latex`, `csv` or `html`."""
-    from raysweep.report import rendering
-
-    return rendering.render(table, format)
-
-
-def notes_of(varied: Sequence[str]) -> tuple[str, ...]:
-    """What a reader must know where a cell holds more than seeds."""
-    if not varied:
-        return ()
-    return (f"averaged over {', '.join(varied)} too: choose with --where, or make it a row or a column",)
-
-
-def condition(name: str, value: Any) -> str:
-    """`--where` for one value of a column."""
-    plain = value.item() if hasattr(value, "item") else value
-    return f"{name} == {plain!r}"
+    """The table in one of FORMATS."""
+    match format:
+        case "text":
+            return _text(table)
+        case "md":
+            return _markdown(table)
+        case "latex":
+            return _latex(table)
+        case "csv":
+            return _csv(table)
+        case "html":
+            return html_table(table)
+        case _:
+            raise ValueError(f"no format {format!r}; there are {', '.join(FORMATS)}")
 
 
-def _notes(frame: pd.DataFrame, by: Sequence[str]) -> tuple[str, ...]:
-    return notes_of(varying(frame, by))
+def cell_text(cell: Cell, show: str, *, plus_minus: str = " ± ") -> str:
+    """A cell's content: `86.0 ± 2.1 (2)`; n stands as n/N where trials of the cell are missing."""
+    if cell.mean is None:
+        return FAILED if cell.failed else MISSING
+    count = f"{cell.n}/{cell.planned}" if cell.n < cell.planned else str(cell.n)
+    star = NOT_MEMORIZED if not cell.memorized else ""
+    beside = {"std": cell.std, "se": cell.se}.get(show)
+    match show:
+        case "mean":
+            shown = f" ({count})" if cell.n < cell.planned else ""
+            return f"{cell.mean:.1f}{shown}{star}"
+        case "n":
+            return f"{cell.mean:.1f} ({count}){star}"
+        case "ci" if cell.low is not None:
+            return f"{cell.mean:.1f} [{cell.low:.1f}, {cell.high:.1f}] ({count}){star}"
+    spread = f"{plus_minus}{beside:.1f}" if beside is not None else ""
+    return f"{cell.mean:.1f}{spread} ({count}){star}"
 
 
-def _marked(row: Row, heads: Sequence[Head], pick: Any, mark: str) -> Row:
-    shown = [
-        cell.mean for cell, head in zip(row.cells, heads, strict=True) if cell.mean is not None and not head.average
+def _text(table: Table) -> str:
+    columns = [*table.heads, *(head.label for head in table.columns)]
+    body = [
+        [*row.labels, *(f"_{text}_" if cell.mark else text for cell, text in _cells(row, table))] for row in table.rows
     ]
-    if len(shown) < 2:
-        return row
-    extreme = round(pick(shown), 1)
-    cells = tuple(
-        replace(cell, mark=mark) if _is(cell, extreme) and not head.average else cell
-        for cell, head in zip(row.cells, heads, strict=True)
+    widths = [max(_width(line[place]) for line in [columns, *body]) for place in range(len(columns))]
+    aligned = [_aligned(line, widths, len(table.heads)) for line in [columns, *body]]
+    lines = [_group_line(table, widths), aligned[0]] if _groups(table) else [aligned[0]]
+    section = ""
+    for row, line in zip(table.rows, aligned[1:], strict=True):
+        if row.section != section:
+            lines.append(row.section)
+        section = row.section
+        lines.append(line)
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def _markdown(table: Table) -> str:
+    heads = ["D_A", *table.heads] if _sections(table) else list(table.heads)
+    columns = [*heads, *(_grouped_label(head.group, head.label, table) for head in table.columns)]
+    lines = [columns, ["---"] * len(heads) + ["---:"] * len(table.columns)]
+    for row in table.rows:
+        labels = [row.section, *row.labels] if _sections(table) else list(row.labels)
+        lines.append([*labels, *(f"<u>{text}</u>" if cell.mark else text for cell, text in _cells(row, table))])
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _latex(table: Table) -> str:
+    first = len(table.heads)
+    spec = "l" * first + "r" * len(table.columns)
+    lines = [f"\\begin{{tabular}}{{{spec}}}", "\\toprule"]
+    if _groups(table):
+        spans = [f"\\multicolumn{{{count}}}{{c}}{{{_tex(name)}}}" for name, count in _groups(table)]
+        lines.append(" & ".join([*[""] * first, *spans]) + " \\\\")
+    lines.append(" & ".join(_tex(label) for label in (*table.heads, *(head.label for head in table.columns))) + " \\\\")
+    for section, rows in groupby(table.rows, key=lambda row: row.section):
+        lines.append("\\midrule")
+        if section:
+            lines.append(f"\\multicolumn{{{first + len(table.columns)}}}{{l}}{{\\textbf{{{_tex(section)}}}}} \\\\")
+        lines += [_latex_row(row, table) for row in rows]
+    return "\n".join([*lines, "\\bottomrule", "\\end{tabular}", *(f"% {note}" for note in table.legend())])
+
+
+def _latex_row(row: TableRow, table: Table) -> str:
+    cells = [
+        f"\\underline{{{_tex(text)}}}" if cell.mark else _tex(text)
+        for cell, text in _cells(row, table, plus_minus=" ± ")
+    ]
+    return " & ".join([*(_tex(label) for label in row.labels), *cells]) + " \\\\"
+
+
+def _csv(table: Table) -> str:
+    """Numbers in full, each with its std, n and N in columns of its own; empty where there is none."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    sections = ["section"] if _sections(table) else []
+    labels = [_grouped_label(head.group, head.label, table) for head in table.columns]
+    writer.writerow(
+        [*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ("", " std", " n", " N"))]
     )
-    return replace(row, cells=cells)
+    for row in table.rows:
+        section = [row.section] if sections else []
+        numbers = [part for cell in row.cells for part in (cell.mean, cell.std, cell.n, cell.planned)]
+        writer.writerow([*section, *row.labels, *("" if part is None else part for part in numbers)])
+    return out.getvalue().rstrip("\n")
 
 
-def _is(cell: Cell, extreme: float) -> bool:
-    return cell.mean is not None and round(cell.mean, 1) == extreme
+def html_table(table: Table, *, link: Callable[[TableRow, int], str] | None = None) -> str:
+    """An HTML table with its caption, heads in scope and notes; `link` gives the command behind a cell."""
+    groups = _groups(table)
+    lines = ["<table>", f"<caption>{html.escape(table.title)}</caption>", "<thead>"]
+    if groups:
+        blank = f'<td colspan="{len(table.heads)}"></td>'
+        spans = "".join(f'<th scope="colgroup" colspan="{count}">{html.escape(name)}</th>' for name, count in groups)
+        lines.append(f"<tr>{blank}{spans}</tr>")
+    labels = [*table.heads, *(head.label for head in table.columns)]
+    words = ['<th scope="col" class="words">'] * len(table.heads) + ['<th scope="col">'] * len(table.columns)
+    heads = (f"{tag}{html.escape(label)}</th>" for tag, label in zip(words, labels, strict=True))
+    lines.append(f"<tr>{''.join(heads)}</tr></thead>")
+    for section, rows in groupby(table.rows, key=lambda row: row.section):
+        lines.append("<tbody>")
+        if section:
+            lines.append(f'<tr><th scope="rowgroup" colspan="{len(labels)}">{html.escape(section)}</th></tr>')
+        lines += [_html_row(row, table, link) for row in rows]
+        lines.append("</tbody>")
+    notes = "".join(f"<p><small>{html.escape(note)}</small></p>" for note in table.legend())
+    return "\n".join([*lines, "</table>", notes])
 
 
-def _beside(
-    cells: Mapping[tuple[Any, ...], Cell], frame: pd.DataFrame, by: Sequence[str]
-) -> list[tuple[tuple[tuple[Any, ...], Cell], Sequence[str]]]:
-    """Each cell with its trials; groups come in the order of `cells_by`."""
-    grouped = frame.groupby(list(by), observed=True, sort=False, dropna=False)["trial"]
-    return list(zip(cells.items(), (group.tolist() for _, group in grouped), strict=True))
+def _html_row(row: TableRow, table: Table, link: Callable[[TableRow, int], str] | None) -> str:
+    heads = "".join(f'<th scope="row">{html.escape(label)}</th>' for label in row.labels)
+    cells = []
+    for place, (cell, text) in enumerate(_cells(row, table)):
+        shown = f"<u>{html.escape(text)}</u>" if cell.mark else html.escape(text)
+        if link and cell.planned:
+            shown = f'<a href="#command" data-command="{html.escape(link(row, place))}">{shown}</a>'
+        order = "" if cell.mean is None else f' data-value="{cell.mean:.6g}"'
+        cells.append(f"<td{order}>{shown}</td>")
+    return f"<tr>{heads}{''.join(cells)}</tr>"
 
 
-def _values(column: pd.Series) -> list[Any]:
-    """A column's values in the order of the sweep; numbers by size."""
-    found = [value for value in column.unique() if not pd.isna(value)]
-    return found if isinstance(column.dtype, pd.CategoricalDtype) else sorted(found, key=_by_size)
+def _cells(row: TableRow, table: Table, *, plus_minus: str = " ± ") -> list[tuple[Cell, str]]:
+    return [(cell, cell_text(cell, table.show, plus_minus=plus_minus)) for cell in row.cells]
 
 
-def _by_size(value: Any) -> tuple[int, Any]:
-    return (1, str(value)) if isinstance(value, str) else (0, value)
+def _groups(table: Table) -> list[tuple[str, int]]:
+    """Groups of columns in their order with their widths; none where all columns stand in the same."""
+    found = [(name, len(list(heads))) for name, heads in groupby(table.columns, key=lambda head: head.group)]
+    return found if len(found) > 1 else []
 
 
-def _label(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+def _sections(table: Table) -> bool:
+    return any(row.section for row in table.rows)
+
+
+def _grouped_label(group: str, label: str, table: Table) -> str:
+    """A label that stands alone: averages of several groups are told apart."""
+    labels = [head.label for head in table.columns]
+    return f"{group} {label}" if labels.count(label) > 1 else label
+
+
+def _group_line(table: Table, widths: Sequence[int]) -> str:
+    place = len(table.heads)
+    line = " " * (sum(widths[:place]) + 2 * place)
+    for name, count in _groups(table):
+        line += name.center(sum(widths[place : place + count]) + 2 * (count - 1)) + "  "
+        place += count
+    return line
+
+
+def _aligned(line: Sequence[str], widths: Sequence[int], labels: int) -> str:
+    """Labels to the left, numbers to the right."""
+    pads = [" " * (width - _width(text)) for text, width in zip(line, widths, strict=True)]
+    return "  ".join(
+        text + pad if place < labels else pad + text for place, (text, pad) in enumerate(zip(line, pads, strict=True))
+    )
+
+
+def _width(text: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)
+
+
+def _tex(text: str) -> str:
+    for plain, written in (("\\", "\\textbackslash{}"), ("&", "\\&"), ("%", "\\%"), ("#", "\\#"), ("_", "\\_"),
+                           ("$", "\\$"), ("±", "$\\pm$"), ("·", "$\\cdot$"), ("✗", "$\\times$")):  # fmt: skip
+        text = text.replace(plain, written)
+    return text

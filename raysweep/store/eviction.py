@@ -14,12 +14,12 @@ from typing import Literal
 from raysweep.errors import StoreError
 from raysweep.store.store import Store
 
-__all__ = ["Space"]
+__all__ = ["Eviction"]
 
 _log = logging.getLogger(__name__)
 
 
-class Space:
+class Eviction:
     """Keeps a store within its bounds while the trials of `chains` run.
 
     `elsewhere` are stages whose weights other sweeps ask for: they go only where `most` (bytes) demands it, after all

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from raysweep.errors import BadInput
 from raysweep.sweep.catalog import ID, MIXERS, NONE
 from raysweep.sweep.file import Places, nearest
-from raysweep.sweep.sets import Kind
+from raysweep.sweep.sets import SetKind
 from raysweep.sweep.spec import Mix, Model, Prompt, Settings, Sweep, TrainPart
 from raysweep.sweep.stage import LETTERS
 
@@ -28,7 +28,7 @@ _FURTHER_MEASURE = re.compile(
 _STAGE_AXIS = re.compile("d_[a-z]")
 
 
-def checked_axes(sweep: Sweep, places: Places, kinds: Mapping[str, Kind]) -> dict[str, tuple[Any, ...]]:
+def checked_axes(sweep: Sweep, places: Places, kinds: Mapping[str, SetKind]) -> dict[str, tuple[Any, ...]]:
     """The axes with their values as settings have them, defaults included; stage axes first, then mixer, ratio, seed.
 
     Raises BadInput, with the place in the file, for an axis or a value that cannot be used.
@@ -44,7 +44,7 @@ def put(raw: Mapping[str, Any], axis: str, value: Any) -> dict[str, Any]:
 class _Checker:
     """The checks of one sweep's grid."""
 
-    def __init__(self, sweep: Sweep, places: Places, kinds: Mapping[str, Kind]) -> None:
+    def __init__(self, sweep: Sweep, places: Places, kinds: Mapping[str, SetKind]) -> None:
         self.sweep = sweep
         self._places = places
         self._kinds = kinds

@@ -14,13 +14,13 @@ from types import MappingProxyType
 from typing import Literal
 
 __all__ = [
-    "BUILT_IN_MODELS", "DATASETS", "ID", "MIXERS", "NONE", "Archive", "Dataset", "Hub", "Mixer", "Scorer",
+    "BUILT_IN_MODELS", "DATASETS", "ID", "MIXERS", "NONE", "Archive", "Dataset", "Hub", "Mixer", "ScorerName",
 ]
 
 ID = "id"  # a word of the grid: other examples of the set that is D_A
 NONE = "none"  # a word of the grid: no such stage, or no mixing data
 
-Scorer = Literal["exact", "contains", "numeric", "rouge_l"]
+ScorerName = Literal["exact", "contains", "numeric", "rouge_l"]
 ALPHANUMERIC = 26 + 26 + 10
 
 
@@ -62,7 +62,7 @@ class Dataset:
     target: str
     licence: str
     factoid: bool = False
-    scorer: Scorer | None = None
+    scorer: ScorerName | None = None
     hub: Hub | None = None
     archive: Archive | None = None
     splits: tuple[str, ...] = ("train",)

@@ -9,13 +9,13 @@ from raysweep.sweep.catalog import DATASETS, ID, NONE
 from raysweep.sweep.file import Places
 from raysweep.sweep.spec import OwnSet, Sweep
 
-__all__ = ["FAMILIAR", "Kind", "kinds_of"]
+__all__ = ["FAMILIAR", "SetKind", "kinds_of"]
 
 FAMILIAR = "familiar/"  # before a set's name: what the base model knows of it, as an evaluation set
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
+class SetKind:
     """A set: whether it is of facts, whether familiarity selects from it, its scorer, and how many it can have."""
 
     factoid: bool
@@ -24,10 +24,10 @@ class Kind:
     size: int | None
 
 
-def kinds_of(sweep: Sweep, places: Places) -> dict[str, Kind]:
+def kinds_of(sweep: Sweep, places: Places) -> dict[str, SetKind]:
     """All sets by name; BadInput where a sweep gives a built-in name to a set of its own."""
     kinds = {
-        name: Kind(factoid=one.factoid, familiarity=one.familiarity, scorer=one.scorer, size=one.size)
+        name: SetKind(factoid=one.factoid, familiarity=one.familiarity, scorer=one.scorer, size=one.size)
         for name, one in DATASETS.items()
     }
     for name, own in sweep.sets.items():
@@ -37,5 +37,5 @@ def kinds_of(sweep: Sweep, places: Places) -> dict[str, Kind]:
     return kinds
 
 
-def _own_kind(own: OwnSet) -> Kind:
-    return Kind(factoid=own.factoid, familiarity=own.factoid, scorer=own.scorer, size=None)
+def _own_kind(own: OwnSet) -> SetKind:
+    return SetKind(factoid=own.factoid, familiarity=own.factoid, scorer=own.scorer, size=None)

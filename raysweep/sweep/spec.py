@@ -23,7 +23,7 @@ __all__ = [
     "Settings",
     "Stop",
     "Sweep",
-    "Table",
+    "TableSection",
     "Text",
     "Train",
     "TrainPart",
@@ -217,7 +217,7 @@ class Evaluate(Strict):
         return {"sets": value} if isinstance(value, list | tuple) else value
 
 
-class Table(Strict):
+class TableSection(Strict):
     """The pivot that is printed after a run."""
 
     rows: tuple[str, ...] = ("d_a", "mixer")
@@ -308,7 +308,7 @@ class Sweep(Settings):
     sets: dict[Annotated[str, Field(pattern=NAME_PATTERN)], OwnSet] = {}
     evaluate: Evaluate = Evaluate()
     keep: Literal["shared", "all", "none"] = "shared"
-    table: Table = Table()
+    table: TableSection = TableSection()
     runtime: Runtime = Runtime()
 
     @model_validator(mode="before")

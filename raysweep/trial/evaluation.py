@@ -21,7 +21,7 @@ from raysweep.sweep.sets import FAMILIAR
 from raysweep.sweep.spec import Evaluate, OwnSet
 from raysweep.sweep.stage import Stage
 from raysweep.trial.familiarity import MAX_NEW_TOKENS
-from raysweep.trial.inputs import Material
+from raysweep.trial.inputs import Inputs
 
 __all__ = ["Answered", "Asked", "ask", "label", "to_ask"]
 
@@ -48,14 +48,14 @@ class Answered:
 
 
 def to_ask(
-    chain: Sequence[Node], index: int, material: Material, *, evaluate: Evaluate, sets: Mapping[str, OwnSet]
+    chain: Sequence[Node], index: int, inputs: Inputs, *, evaluate: Evaluate, sets: Mapping[str, OwnSet]
 ) -> list[Asked]:
     """What is asked after stage `index`; call it before an engine is open, since familiarity may need one of its own."""
     stages = [node.stage for node in chain[: index + 1]]
     trained = {stage.letter: stage for stage in (stages[0], stages[-1])}
-    asked = list(_of_chain(trained.values(), material, evaluate, sets))
+    asked = list(_of_chain(trained.values(), inputs, evaluate, sets))
     if index == len(chain) - 1:
-        asked += [_beyond(name, stages[-1], material, evaluate, sets) for name in evaluate.sets]
+        asked += [_beyond(name, stages[-1], inputs, evaluate, sets) for name in evaluate.sets]
     return asked
 
 
@@ -94,7 +94,7 @@ def label(stage: Stage) -> str:
 
 
 def _of_chain(
-    stages: Iterator[Stage], material: Material, evaluate: Evaluate, sets: Mapping[str, OwnSet]
+    stages: Iterator[Stage], inputs: Inputs, evaluate: Evaluate, sets: Mapping[str, OwnSet]
 ) -> Iterator[Asked]:
     for stage in stages:
         if scorer := _scorer(stage.selection.set, sets):
@@ -102,15 +102,15 @@ def _of_chain(
                 label=label(stage),
                 of=stage.letter,
                 scorer=scorer,
-                examples=material.own(stage).examples,
-                questions=material.questions(stage),
+                examples=inputs.own(stage).examples,
+                questions=inputs.questions(stage),
                 max_new_tokens=evaluate.max_new_tokens,
             )
 
 
-def _beyond(name: str, stage: Stage, material: Material, evaluate: Evaluate, sets: Mapping[str, OwnSet]) -> Asked:
+def _beyond(name: str, stage: Stage, inputs: Inputs, evaluate: Evaluate, sets: Mapping[str, OwnSet]) -> Asked:
     familiar = name.startswith(FAMILIAR)
-    examples, questions = material.extra(name, stage)
+    examples, questions = inputs.extra(name, stage)
     return Asked(
         label=name,
         of=None,

@@ -17,7 +17,7 @@ from raysweep.data.encoding import Question
 from raysweep.errors import BadData, BadInput, TrialFailed
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
-from raysweep.learn.outcome import Outcome, Progress
+from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
 from raysweep.plan.plan import Node
@@ -26,10 +26,9 @@ from raysweep.store.store import FinishedStage, Store
 from raysweep.sweep.spec import Evaluate, Model, OwnSet, Runtime, Text
 from raysweep.trial.evaluation import Answered, Asked, ask, label, to_ask
 from raysweep.trial.in_flight import in_flight
-from raysweep.trial.inputs import Material, StageData
-from raysweep.trial.loggers import Loggers, Run
+from raysweep.trial.inputs import Inputs, StageData, workbench
+from raysweep.trial.loggers import LoggedTrial, Loggers
 from raysweep.trial.measures import of_trial
-from raysweep.trial.workbench import workbench
 
 __all__ = ["Job", "Report", "execute"]
 
@@ -105,7 +104,7 @@ class _Trial:
         """The loggers that the sweep asks for, on rank 0."""
         job = self._job
         names = job.runtime.loggers if self._ranks.rank == 0 else ()
-        return Loggers(names, Run(trial=job.trial, sweep=job.sweep, point=job.point, store=self._store))
+        return Loggers(names, LoggedTrial(trial=job.trial, sweep=job.sweep, point=job.point, store=self._store))
 
     def run(self, loggers: Loggers) -> dict[str, Any]:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
@@ -114,7 +113,7 @@ class _Trial:
         bench = workbench(
             job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime
         )
-        self._material: Material = bench.material
+        self._inputs: Inputs = bench.inputs
         weights = bench.base
         done: list[_Done] = []
         for index, (found, there) in enumerate(self._found()):
@@ -181,7 +180,7 @@ class _Trial:
 
     def _reuse(self, index: int, found: FinishedStage) -> _Done:
         node = self._job.chain[index]
-        now = self._material.stage(self._job.chain, index).described()
+        now = self._inputs.stage(self._job.chain, index).described()
         for part, recorded in found.record["data"].items():
             if recorded and recorded["digest"] != now[part]["digest"]:
                 raise TrialFailed(
@@ -196,7 +195,7 @@ class _Trial:
         job = self._job
         asked = [
             one
-            for one in to_ask(job.chain, index, self._material, evaluate=job.evaluate, sets=job.sets)
+            for one in to_ask(job.chain, index, self._inputs, evaluate=job.evaluate, sets=job.sets)
             if one.of is None and one.label not in done.stage.evaluated
         ]
         with Engine(
@@ -219,8 +218,8 @@ class _Trial:
     def _make(self, index: int, start: Path) -> _Done:
         job = self._job
         node = job.chain[index]
-        data = self._material.stage(job.chain, index)
-        asked = to_ask(job.chain, index, self._material, evaluate=job.evaluate, sets=job.sets)
+        data = self._inputs.stage(job.chain, index)
+        asked = to_ask(job.chain, index, self._inputs, evaluate=job.evaluate, sets=job.sets)
         began = time.time()
         with in_flight(self._store, node, self._ranks) as checkpoints, self._engine(start, index, data) as engine:
             outcome = self._train(engine, index, data, checkpoints)
@@ -243,15 +242,15 @@ class _Trial:
             trust_remote_code=self._job.model.trust_remote_code,
         )
 
-    def _train(self, engine: Engine, index: int, data: StageData, checkpoints: Path) -> Outcome:
+    def _train(self, engine: Engine, index: int, data: StageData, checkpoints: Path) -> StageOutcome:
         stage = self._job.chain[index].stage
         return train(
             engine,
             data.encoded,
             training=stage.training,
             seed=stage.seed,
-            tokenizer=self._material.tokenizer,
-            own=self._material.questions(stage),
+            tokenizer=self._inputs.tokenizer,
+            own=self._inputs.questions(stage),
             probes=self._probes(index),
             every=self._job.evaluate.every,
             checkpoints=checkpoints,
@@ -262,14 +261,14 @@ class _Trial:
     def _probes(self, index: int) -> dict[str, Sequence[Question]]:
         """Sets asked along a stage: D_A, in every later one."""
         first = self._job.chain[0].stage
-        return {first.letter: self._material.questions(first)} if index > 0 else {}
+        return {first.letter: self._inputs.questions(first)} if index > 0 else {}
 
     def _ask(self, engine: Engine, index: int, asked: Asked) -> Answered:
         self._say({"event": "evaluate", **self._where(index), "set": asked.label})
-        return ask(engine, asked, self._material.tokenizer, stage=index + 1)
+        return ask(engine, asked, self._inputs.tokenizer, stage=index + 1)
 
     def _commit(
-        self, engine: Engine, index: int, outcome: Outcome, data: StageData, answered: list[Answered], began: float
+        self, engine: Engine, index: int, outcome: StageOutcome, data: StageData, answered: list[Answered], began: float
     ) -> _Done:
         """Write the stage; on return it is in the store for every rank."""
         node = self._job.chain[index]

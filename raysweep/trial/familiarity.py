@@ -7,31 +7,38 @@ on where it was. Every rank makes the same calls and gets the same answers.
 
 from __future__ import annotations
 
+import heapq
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from raysweep.data.encoding import Question, few_shot_question
 from raysweep.data.example import Example
-from raysweep.data.examples import candidates
-from raysweep.data.familiar import FewShot, few_shot
+from raysweep.data.examples import candidates, question_key
 from raysweep.data.models import identity
 from raysweep.data.scoring import SCORERS
 from raysweep.data.sources import Source
+from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.ranks import connect
+from raysweep.plan.identity import digest
 from raysweep.plan.plan import familiarity_id
 from raysweep.store.store import Store
+from raysweep.sweep.catalog import ANSWER_IS, DATASETS
 from raysweep.sweep.spec import Model, Runtime
 from raysweep.sweep.stage import Stage
 
-__all__ = ["MAX_NEW_TOKENS", "Familiarity"]
+__all__ = ["Familiarity", "FewShot", "MAX_NEW_TOKENS", "RECIPE", "SHOTS", "bare", "few_shot"]
 
 MAX_NEW_TOKENS = 20
 
 _log = logging.getLogger(__name__)
+RECIPE = 1  # goes up when the same model and set would be asked otherwise
+SHOTS = 8
+ENDING = ANSWER_IS.removeprefix("{question}")
 
 
 class Familiarity:
@@ -81,3 +88,38 @@ class Familiarity:
         if key not in self._shots:
             self._shots[key] = few_shot(source.name, candidates(source, data_seed=data_seed), data_seed=data_seed)
         return self._shots[key]
+
+
+@dataclass(frozen=True, slots=True)
+class FewShot:
+    """The shots of one set, one more than are shown."""
+
+    pool: tuple[Example, ...]
+
+    def shots(self, asked: Example) -> tuple[Example, ...]:
+        """The examples that go before `asked`, as bare questions."""
+        return tuple(bare(shot) for shot in self.pool if shot.id != asked.id)[:SHOTS]
+
+
+def few_shot(name: str, found: Iterable[Example], *, data_seed: int) -> FewShot:
+    """The shots of a set, from all its candidates.
+
+    Raises BadInput for a set that is generated or is not factoid, TrialFailed where it is too small.
+    """
+    dataset = DATASETS.get(name)
+    if dataset is not None and not dataset.familiarity:
+        raise BadInput(f"{name}: no model is familiar with it; familiarity is asked of factoid sets that are read")
+    pool = heapq.nsmallest(SHOTS + 1, found, key=lambda example: _rank(example, data_seed))
+    if len(pool) <= SHOTS:
+        raise TrialFailed(f"{name}: {len(pool)} examples are too few for a prompt of {SHOTS} shots; give more data")
+    return FewShot(tuple(pool))
+
+
+def bare(example: Example) -> Example:
+    """An example whose prompt is the question alone, for `Q: …` and `A: …` lines."""
+    turns = tuple((user.removesuffix(ENDING), assistant) for user, assistant in example.turns)
+    return replace(example, turns=turns)
+
+
+def _rank(example: Example, data_seed: int) -> str:
+    return digest(f"shots/{RECIPE}/{data_seed}\n{question_key(example)}".encode())

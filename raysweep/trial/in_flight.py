@@ -1,26 +1,39 @@
 """Where checkpoints of a stage in flight lie: where every node that may go on with it can reach them.
 
 A store that is a folder holds them itself: one disk, or one that all nodes see. From any other place they are brought
-to a folder of each machine, and put there as they come (`mirror`).
+to a folder of each machine, and put there as they come:
+
+    <store>/.in-flight/<stage>/step-<n>/     the files of all machines
+    <store>/.in-flight/<stage>/parts/        an empty file for each machine that has put all of its own
+
+A machine writes checkpoints on its own disk; `Mirror` copies each that is whole, the newest only, beside the training. A
+name in `parts/` is `<step>.<machines>.<attempt>.<machine>`: a step counts once all machines of one attempt have put theirs.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
+import shutil
+import threading
 import uuid
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 from raysweep.learn.checkpoints import RECORD
 from raysweep.learn.ranks import Ranks
 from raysweep.plan.plan import Node
+from raysweep.store.files import Files
 from raysweep.store.store import Store
-from raysweep.trial.mirror import Mirror
 
-__all__ = ["in_flight"]
+__all__ = ["Mirror", "in_flight"]
 
 NAME = ".machine"
+LOOK = 1.0  # seconds between two looks at the disk
+
+_log = logging.getLogger(__name__)
 
 
 @contextlib.contextmanager
@@ -73,3 +86,102 @@ def _machine(folder: Path) -> str:
         os.link(own, folder / NAME)
     own.unlink()
     return (folder / NAME).read_text()
+
+
+class Mirror:
+    """One machine's side of a stage: brings what is there at first; while it is entered, puts what is new.
+
+    `folder` is this machine's, `last` the name of the file that a whole `step-<n>` in it has. `machines` train the stage
+    together in this `attempt`; `machine` names this one. What goes wrong far away is said, and stops no training.
+    """
+
+    def __init__(
+        self, files: Files, path: str, folder: Path, *, last: str, attempt: str, machine: str, machines: int
+    ) -> None:
+        self._files = files
+        self._path = path
+        self._folder = folder
+        self._last = last
+        self._attempt = attempt
+        self._machine = machine
+        self._machines = machines
+        self._there = -1  # the step that was put last
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="raysweep-mirror", daemon=True)
+
+    def bring(self) -> None:
+        """Bring the newest whole checkpoint, unless this machine has it, or works alone and has a newer one."""
+        try:
+            newest = self._there = max(self._whole(), default=-1)
+            have = self._newest() if self._machines == 1 else newest if self._has(newest) else -1
+            if have < newest:
+                self._files.bring(f"{self._path}/step-{newest}", self._folder / f"step-{newest}")
+                _log.info("the checkpoint after step %d was brought from %s", newest, self._files.name)
+        except Exception as error:  # whatever the library of such a place raises
+            _log.warning("no checkpoint could be brought from %s/%s: %s", self._files.name, self._path, error)
+
+    def __enter__(self) -> Mirror:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._ended.wait(LOOK):
+            step = self._newest()
+            if step in (-1, self._there):
+                continue
+            try:
+                self._put(step)
+            except Exception as error:  # as above; the next look tries again
+                _log.warning("the checkpoint after step %d could not be put into %s: %s", step, self._files.name, error)
+
+    def _put(self, step: int) -> None:
+        pinned = self._pin(step)
+        try:
+            for name in sorted(_names(pinned), key=lambda name: (name == self._last, name)):
+                if self._ended.is_set():
+                    return
+                self._files.put_file(pinned / name, f"{self._path}/step-{step}/{name}")
+        finally:
+            shutil.rmtree(pinned, ignore_errors=True)
+        self._files.write_bytes(f"{self._path}/parts/{step}.{self._machines}.{self._attempt}.{self._machine}", b"")
+        self._there = step
+        self._drop_older()
+
+    def _pin(self, step: int) -> Path:
+        """The files of a checkpoint under other names of the same bytes: it may be removed while it is read."""
+        whole, pinned = self._folder / f"step-{step}", self._folder / f".put-{step}"
+        shutil.rmtree(pinned, ignore_errors=True)
+        for name in _names(whole):
+            (pinned / name).parent.mkdir(parents=True, exist_ok=True)
+            os.link(whole / name, pinned / name)
+        return pinned
+
+    def _drop_older(self) -> None:
+        """What is older than the newest whole checkpoint is of no use."""
+        newest = max(self._whole(), default=-1)
+        for name in self._files.names(self._path):
+            if name.startswith("step-") and int(name.removeprefix("step-")) < newest:
+                self._files.remove(f"{self._path}/{name}")
+        for name in self._files.names(f"{self._path}/parts"):
+            if int(name.split(".")[0]) < newest:
+                self._files.remove(f"{self._path}/parts/{name}")
+
+    def _whole(self) -> list[int]:
+        """The steps that all machines of an attempt have put."""
+        parts = Counter(tuple(name.split(".")[:3]) for name in self._files.names(f"{self._path}/parts"))
+        return [int(step) for (step, machines, _), count in parts.items() if count >= int(machines)]
+
+    def _newest(self) -> int:
+        steps = [int(found.name.removeprefix("step-")) for found in self._folder.glob("step-*") if (found / self._last).is_file()]
+        return max(steps, default=-1)
+
+    def _has(self, step: int) -> bool:
+        return (self._folder / f"step-{step}" / self._last).is_file()
+
+
+def _names(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]

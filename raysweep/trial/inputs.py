@@ -1,30 +1,32 @@
 """What a stage trains on and is asked: from a node of the plan to tokens, each made once per process.
 
 A process that does many trials (the warm path) meets the same examples again and again: they are read, selected, drawn
-and tokenized once.
+and tokenized once. `workbench` is what it keeps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
-from raysweep.data.examples import Taken, candidates, take, take_up_to
+from raysweep.data.examples import Selected, candidates, take, take_up_to
 from raysweep.data.mixing import amount, cut_as_released, draw
-from raysweep.data.source import Source
-from raysweep.data.sources import find, find_mixer
+from raysweep.data.sources import Source, find, find_mixer
 from raysweep.errors import TrialFailed
+from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.plan.plan import Node
+from raysweep.store.store import Store
 from raysweep.sweep.sets import FAMILIAR
-from raysweep.sweep.spec import OwnSet, Runtime, Text
+from raysweep.sweep.spec import Model, OwnSet, Runtime, Text
 from raysweep.sweep.stage import Mixing, Selection, Stage
 from raysweep.trial.familiarity import Familiarity
 
-__all__ = ["Material", "StageData"]
+__all__ = ["Inputs", "StageData", "Workbench", "workbench"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +34,8 @@ class StageData:
     """The tokens that a stage trains on, its own examples, and what the record says of both."""
 
     encoded: tuple[Encoded, ...]
-    own: Taken
-    mixed: Taken | None
+    own: Selected
+    mixed: Selected | None
 
     def described(self) -> dict[str, Any]:
         """Counts and digests, for the record."""
@@ -44,7 +46,7 @@ class StageData:
         }
 
 
-class Material:
+class Inputs:
     """Examples and tokens for one tokenizer, from one data folder and the sweep's own sets.
 
     Where familiarity selects, the base model is asked: every rank makes the same calls in the same order.
@@ -80,7 +82,7 @@ class Material:
         key = ("questions", _selects(stage), stage.strip)
         return self._once(key, lambda: self._questions(self.own(stage).examples, stage))
 
-    def own(self, stage: Stage) -> Taken:
+    def own(self, stage: Stage) -> Selected:
         """A stage's own examples, D or D_A itself."""
         key = ("own", _selects(stage))
         return self._once(key, lambda: self._take(stage.selection, stage))
@@ -136,7 +138,7 @@ class Material:
             "replay_from": self.own(stages[0]).examples,
         }
 
-    def _take(self, selection: Selection, stage: Stage) -> Taken:
+    def _take(self, selection: Selection, stage: Stage) -> Selected:
         source = self._source(selection.set)
         found = candidates(source, data_seed=selection.data_seed)
         return take(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
@@ -178,3 +180,41 @@ class Material:
 def _selects(stage: Stage) -> tuple[Selection, int, bool]:
     """All of a stage that decides which examples it has: its settings and its seed are not among it."""
     return stage.selection, stage.training.max_length, stage.training.precision == "fp32"
+
+
+@dataclass(frozen=True, slots=True)
+class Workbench:
+    """The base model's folder, and the inputs of one model, data folder and set of own sets."""
+
+    base: Path
+    inputs: Inputs
+
+
+def workbench(
+    model: Model, store: Store, *, data_dir: str | None, sets: Mapping[str, OwnSet], text: Text | None, runtime: Runtime
+) -> Workbench:
+    """The workbench of these choices in this process: made once, kept between trials."""
+    return _workbench(model, store.url, data_dir, tuple(sorted(sets.items())), text, runtime)
+
+
+@lru_cache(maxsize=2)
+def _workbench(
+    model: Model,
+    url: str,
+    data_dir: str | None,
+    sets: tuple[tuple[str, OwnSet], ...],
+    text: Text | None,
+    runtime: Runtime,
+) -> Workbench:
+    store = Store(url)
+    base = prepare(model.name, model.revision, cache=store.models(), trust_remote_code=model.trust_remote_code)
+    tokenizer = load_tokenizer(base)
+    inputs = Inputs(
+        tokenizer,
+        data_dir=Path(data_dir) if data_dir else None,
+        sets=dict(sets),
+        text=text,
+        familiarity=Familiarity(model, base, tokenizer, store),
+        runtime=runtime,
+    )
+    return Workbench(base, inputs)

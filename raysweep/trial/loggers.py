@@ -24,7 +24,7 @@ from raysweep.plan.naming import trial_name
 from raysweep.store.store import Store
 from raysweep.trial.pace import Pace
 
-__all__ = ["Loggers", "Run", "check_loggers"]
+__all__ = ["Loggers", "LoggedTrial", "check_loggers"]
 
 PACKAGES = {"tensorboard": "tensorboardX", "wandb": "wandb", "mlflow": "mlflow"}
 
@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class LoggedTrial:
     """What a logger is told of a trial when it begins."""
 
     trial: str
@@ -73,7 +73,7 @@ def check_loggers(names: Sequence[str]) -> None:
 class Loggers:
     """All loggers of one trial, as a context: an exception that leaves it ends their runs as broken off."""
 
-    def __init__(self, names: Sequence[str], run: Run) -> None:
+    def __init__(self, names: Sequence[str], run: LoggedTrial) -> None:
         check_loggers(names)
         self._pace = Pace()
         self._columns: Mapping[str, float] | None = None
@@ -113,7 +113,7 @@ class Loggers:
                 del self._clients[name]
 
 
-def _open(name: str, run: Run) -> Client:
+def _open(name: str, run: LoggedTrial) -> Client:
     """Begin a run; what hinders it is known before anything is trained."""
     try:
         return {"tensorboard": TensorBoard, "wandb": WeightsAndBiases, "mlflow": MLflow}[name](run)
@@ -124,7 +124,7 @@ def _open(name: str, run: Run) -> Client:
 class TensorBoard:
     """Event files below the store, `logs/tensorboard/SWEEP/TRIAL`; into a bucket they are put with every finished stage."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LoggedTrial) -> None:
         from tensorboardX import SummaryWriter
 
         self._files = run.store.files
@@ -159,7 +159,7 @@ class TensorBoard:
 class WeightsAndBiases:
     """A run in the project of WANDB_PROJECT, or one called as the sweep; its id is the trial's, its group the sweep."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LoggedTrial) -> None:
         import wandb
 
         local = run.store.files.local
@@ -195,7 +195,7 @@ class MLflow:
 
     TAG = "raysweep.trial"
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LoggedTrial) -> None:
         from mlflow import MlflowClient
 
         self._client = MlflowClient()

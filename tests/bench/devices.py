@@ -9,7 +9,7 @@ from shapes import Llama
 
 from raysweep.errors import TrialFailed
 from raysweep.learn.engine import TOKENS_AT_ONCE
-from raysweep.learn.memory import Need, Shape, need, recomputes
+from raysweep.learn.memory import ModelShape, Need, need, recomputes
 from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training
 
@@ -31,7 +31,7 @@ def offload_that_fits(llama: Llama, *, training: Training, device: int, host: in
 
     By raysweep's prediction, with as many tokens in a micro-batch as it allows. TrialFailed where neither fits.
     """
-    shape = Shape(
+    shape = ModelShape(
         weights=llama.weights, layers=llama.layers, hidden=llama.hidden, intermediate=llama.intermediate,
         vocabulary=llama.vocabulary,
     )
@@ -47,7 +47,7 @@ def offload_that_fits(llama: Llama, *, training: Training, device: int, host: in
     )
 
 
-def predicted(shape: Shape, *, training: Training, offload: str, tokens: int, recomputed: bool) -> Need:
+def predicted(shape: ModelShape, *, training: Training, offload: str, tokens: int, recomputed: bool) -> Need:
     """What one worker of ZeRO-3 needs."""
     runtime = Runtime(zero=3, offload=offload)
     return need(shape, training=training, runtime=runtime, tokens=tokens, recomputed=recomputed)

@@ -15,7 +15,7 @@ import pytest
 from heads import Head
 from sweeps import SMALL, write
 
-from raysweep.cluster.fair_share import Turns, Wish, targets
+from raysweep.cluster.fair_share import FairShare, Wish, targets
 
 
 def wish(asks: float | dict = 1.0, *, room: float | dict = 8.0, most: int = 8, waiting: int = 100, **more) -> Wish:
@@ -35,7 +35,7 @@ class Cluster:
     def __init__(self, slots: int, **sweeps: Wish) -> None:
         self.now = 0.0
         self.slots = slots
-        self.turns = Turns(lambda: self.now)
+        self.turns = FairShare(lambda: self.now)
         self.wishes = {name: dataclasses.replace(one, room={"GPU": float(slots)}) for name, one in sweeps.items()}
         self.pending: list[str] = []
         self.at_work: list[str] = []
@@ -78,7 +78,7 @@ class Cluster:
 def test_a_sweep_alone_gets_all_that_fits():
     assert given(one=wish()) == {"one": 8}
     assert given(one=wish(most=3)) == {"one": 3}, "runtime.max_trials"
-    assert Turns().take("one", wish(running=8, waiting=1)) == (), "Tune and Ray know better what fits"
+    assert FairShare().take("one", wish(running=8, waiting=1)) == (), "Tune and Ray know better what fits"
 
 
 def test_equals_get_equal_shares_of_what_they_take_most_of():
@@ -126,7 +126,7 @@ def test_a_large_trial_is_not_starved_by_small_ones():
 
 
 def test_who_has_left_is_waited_for_no_more():
-    turns = Turns()
+    turns = FairShare()
     turns.tell("one", wish(priority=1))
     assert turns.take("two", wish()) == ("one",)
     turns.leave("one")

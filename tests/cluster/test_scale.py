@@ -9,7 +9,7 @@ import pytest
 from ray import cloudpickle
 from sweeps import SMALL, small
 
-from raysweep.cluster.job_handoff import Handing, handed
+from raysweep.cluster.job_handoff import JobHandoff, handed
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.tuner import _trainable
 from raysweep.plan.schedule import Schedule
@@ -51,13 +51,13 @@ def test_what_every_process_is_given_does_not_grow_with_the_sweep(runtime):
 def test_a_job_is_in_the_cluster_while_its_trial_is_out(cluster, tmp_path):
     _, jobs = small(tmp_path).missing(Store(tmp_path / "store"), data=None)
     one, other = jobs
-    handing = Handing("run", jobs)
-    handing.out(one)
-    handing.out(other)
+    handoff = JobHandoff("run", jobs)
+    handoff.out(one)
+    handoff.out(other)
     assert handed("run", one) == jobs[one], "for every attempt"
     assert handed("run", one) == jobs[one]
-    handing.over(one)
-    handing.close()
+    handoff.over(one)
+    handoff.close()
     for trial in jobs:
         with pytest.raises(RuntimeError, match="not handed out by run run"):
             handed("run", trial)

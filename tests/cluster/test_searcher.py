@@ -142,7 +142,7 @@ def test_sweeps_take_turns_and_one_that_is_over_is_waited_for_no_more():
 
 def test_a_full_store_opens_a_stage_only_rather_than_wait_for_nothing():
     space = Full()
-    made, _ = searcher(space=space)
+    made, _ = searcher(eviction=space)
     assert suggested(made, "t1", "t2") == ["one", None]
     made.on_trial_result("t1", {"committed": "a"})
     assert suggested(made, "t2", "t3") == ["two", None]

@@ -12,7 +12,8 @@ from sweeps import small
 
 from raysweep.cluster import trainer
 from raysweep.cluster.trainer import fit_alone, fit_here, torchrun_variables
-from raysweep.learn.ranks import disconnect, meeting_place
+from raysweep.learn.ranks import meeting_place
+from raysweep.learn.zero import disconnect
 from raysweep.store.store import Store
 
 

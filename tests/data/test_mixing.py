@@ -8,8 +8,7 @@ import pytest
 
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, take
-from raysweep.data.mixing import RANDOM_PROMPT, amount, cut_as_released, draw
-from raysweep.data.overlap import Facts
+from raysweep.data.mixing import RANDOM_PROMPT, Facts, amount, cut_as_released, draw
 from raysweep.data.sources import find, find_words
 from raysweep.errors import TrialFailed
 from raysweep.sweep.stage import Mixing, Selection

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
 from raysweep.learn.model import copy_tokenizer, load_tokenizer, prepare
-from raysweep.learn.ranks import disconnect
+from raysweep.learn.zero import disconnect
 from raysweep.sweep.stage import StopAt, Training
 
 DEFAULTS = {

@@ -174,7 +174,7 @@ def test_recurrent_layers_and_models_without_a_key_cache_answer_as_generate_does
             ]
             leaving = answer(engine, tokenizer, mixed, scorer=SCORERS["exact"], max_new_tokens=12)
             assert [one.score for one in leaving] == [float(index % 2) for index in range(len(mixed))]
-        assert engine.traits.sees_padding == (family in ALONE)
+        assert engine.architecture.sees_padding == (family in ALONE)
         assert family not in ALONE or all(mask.all() for mask in masks)
 
 

@@ -12,8 +12,8 @@ from raysweep.data.scoring import SCORERS
 from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
-from raysweep.learn.ranks import disconnect
 from raysweep.learn.train import train
+from raysweep.learn.zero import disconnect
 from raysweep.sweep.spec import Every, Runtime
 
 

@@ -14,8 +14,8 @@ from raysweep.errors import TrialFailed
 from raysweep.learn.batches import batches_from, deal, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.memory import (
+    ModelShape,
     Room,
-    Shape,
     asks_at_once,
     need,
     recomputes,
@@ -60,7 +60,7 @@ def test_what_is_held_was_told(tiny, pairs, training, encoded, precision, zero):
 
 
 def test_shape_is_read_from_a_folder(tiny):
-    assert shape_of(tiny) == Shape(weights=1_832_192, layers=2, hidden=256, intermediate=680, vocabulary=1024)
+    assert shape_of(tiny) == ModelShape(weights=1_832_192, layers=2, hidden=256, intermediate=680, vocabulary=1024)
 
 
 def test_shape_of_a_configuration_alone(tmp_path):

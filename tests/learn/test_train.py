@@ -13,9 +13,8 @@ from raysweep.errors import StoreError, TrialFailed
 from raysweep.learn import async_checkpoint, checkpoints, snapshot
 from raysweep.learn.async_checkpoint import Background
 from raysweep.learn.batches import batches_from, pad_as_released, total_steps
-from raysweep.learn.engine import Engine
-from raysweep.learn.schedule import LossRule, rate
-from raysweep.learn.train import train
+from raysweep.learn.engine import Engine, rate
+from raysweep.learn.train import LossRule, train
 from raysweep.sweep.spec import Every, Runtime
 from raysweep.sweep.stage import StopAt
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from raysweep.report.frame import trials_of
-from raysweep.report.table import pivot
+from raysweep.report.pivot import pivot
 from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0], "seed": [0, 1, 2]}

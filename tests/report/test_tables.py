@@ -21,8 +21,8 @@ from raysweep.errors import BadInput
 from raysweep.report.cells import average, cells_by
 from raysweep.report.layouts import LAYOUTS, Column, Line, Section, lay_out
 from raysweep.report.paper import published
-from raysweep.report.rendering import FORMATS, cell_text
-from raysweep.report.table import pivot, render
+from raysweep.report.pivot import pivot
+from raysweep.report.table import FORMATS, cell_text, render
 
 
 def test_a_cell_is_the_mean_over_seeds_with_its_spread_and_count() -> None:

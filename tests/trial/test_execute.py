@@ -258,7 +258,7 @@ def test_mixing_data_that_changed_is_not_used(tmp_path, monkeypatch):
 
 def test_seeds_and_rates_share_their_tokens(tmp_path):
     """A process that does many trials makes each set of examples once."""
-    from raysweep.trial.workbench import workbench
+    from raysweep.trial.inputs import workbench
 
     sweep, store = small(tmp_path, "grid.seed=[0, 1]", "grid.train.lr=[1e-3, 1e-4]"), Store(tmp_path / "store")
     _, jobs = sweep.missing(store, data=None)
@@ -266,7 +266,7 @@ def test_seeds_and_rates_share_their_tokens(tmp_path):
     bench = workbench(job.model, store, data_dir=None, sets={}, text=None, runtime=job.runtime)
     first = {mixer: None for mixer in ("none/none", "random/none")}
     for job in jobs.values():
-        data = bench.material.stage(job.chain, 0)
+        data = bench.inputs.stage(job.chain, 0)
         first[job.point["mixer"]] = first[job.point["mixer"]] or data
         assert data is first[job.point["mixer"]]
 
@@ -277,13 +277,13 @@ def test_a_set_is_asked_as_its_own_trial_says(tmp_path, data_dir):
     sweep = small(tmp_path, "evaluate=[popqa]", "familiarity=all", grid=grid)
     store = Store(tmp_path / "store")
     _, jobs = sweep.missing(store, data=data_dir)
-    from raysweep.trial.workbench import workbench
+    from raysweep.trial.inputs import workbench
 
     asked = {}
     for job in jobs.values():
         bench = workbench(job.model, store, data_dir=job.data, sets={}, text=None, runtime=job.runtime)
-        _, questions = bench.material.extra("popqa", job.chain[-1].stage)
-        asked[job.point["prompt.strip"]] = bench.material.tokenizer.decode(questions[0].prompt)
+        _, questions = bench.inputs.extra("popqa", job.chain[-1].stage)
+        asked[job.point["prompt.strip"]] = bench.inputs.tokenizer.decode(questions[0].prompt)
     assert "The answer is: \n" in asked["train_only"]
     assert "The answer is:\n" in asked["both"]
 

@@ -12,8 +12,7 @@ from storing import node
 from raysweep.learn.ranks import Ranks
 from raysweep.store.files import Files
 from raysweep.store.store import Store
-from raysweep.trial.in_flight import in_flight
-from raysweep.trial.mirror import Mirror
+from raysweep.trial.in_flight import Mirror, in_flight
 
 ALONE = Ranks(0, 1, 0)
 RECORD = "progress.json"
@@ -21,7 +20,7 @@ RECORD = "progress.json"
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr("raysweep.trial.mirror.LOOK", 0.02)
+    monkeypatch.setattr("raysweep.trial.in_flight.LOOK", 0.02)
 
 
 @pytest.fixture

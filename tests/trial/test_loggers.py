@@ -14,7 +14,7 @@ from raysweep.cli import main
 from raysweep.errors import BadInput
 from raysweep.store.store import Store
 from raysweep.trial.execute import execute
-from raysweep.trial.loggers import Loggers, Run
+from raysweep.trial.loggers import LoggedTrial, Loggers
 
 POINT = {"d_a": "kvr", "d_b": "id", "mixer": "random/none", "seed": 0}
 
@@ -35,12 +35,12 @@ EVENTS = [
 
 
 @pytest.fixture
-def run(tmp_path) -> Run:
+def run(tmp_path) -> LoggedTrial:
     """A trial that is logged."""
-    return Run(trial="0a1b2c3d", sweep="small", point=POINT, store=Store(tmp_path / "store"))
+    return LoggedTrial(trial="0a1b2c3d", sweep="small", point=POINT, store=Store(tmp_path / "store"))
 
 
-def follow(name: str, run: Run, *, breaks: bool = False) -> None:
+def follow(name: str, run: LoggedTrial, *, breaks: bool = False) -> None:
     with Loggers([name], run) as loggers:
         for event in EVENTS:
             loggers.heard(event)
@@ -74,7 +74,7 @@ def test_tensorboard_has_every_stage_of_a_trial_that_really_ran(tmp_path):
 
 def test_tensorboards_files_come_into_a_bucket_with_every_stage(bucket, run, tmp_path):
     far = Store(bucket)
-    follow("tensorboard", Run(trial=run.trial, sweep=run.sweep, point=POINT, store=far))
+    follow("tensorboard", LoggedTrial(trial=run.trial, sweep=run.sweep, point=POINT, store=far))
     far.files.bring("logs/tensorboard/small/0a1b2c3d", tmp_path / "store/logs/tensorboard/small/0a1b2c3d")
     found = scalars(run.store, run.trial)
     assert found["stage_1/tokens_per_second"] == [(2, 200.0)]

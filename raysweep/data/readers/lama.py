@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from raysweep.data.draft import Draft
-from raysweep.data.readers.shape import Shape, Side
+from raysweep.data.readers.shape import RowShape, Side
 from raysweep.data.rows import Row
 
 __all__ = ["GAP", "LAMA", "TEMPLATES", "cloze", "relation_in"]
@@ -55,13 +55,13 @@ def _template(row: Row, side: Side) -> str:
 
 
 
-TEMPLATES = Shape(
+TEMPLATES = RowShape(
     name="LAMA, templates", columns=frozenset({"relation", "template"}), without=frozenset({"sub_label"}),
     read=lambda row, side: iter(()),
 )
 LAMA = (
-    Shape(name="LAMA, T-REx", columns=frozenset({"sub_label", "obj_label", "predicate_id"}), read=_triple),
-    Shape(
+    RowShape(name="LAMA, T-REx", columns=frozenset({"sub_label", "obj_label", "predicate_id"}), read=_triple),
+    RowShape(
         name="LAMA, T-REx triples", columns=frozenset({"sub_label", "obj_label", "uuid"}), read=_triple,
         without=frozenset({"predicate_id", "pred", "masked_sentences"}),  # Google-RE has these two, and is not T-REx
     ),

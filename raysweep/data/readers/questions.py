@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import unquote
 
 from raysweep.data.draft import Draft, question_and_answers
-from raysweep.data.readers.shape import Shape, Side
+from raysweep.data.readers.shape import RowShape, Side
 from raysweep.data.rows import Row
 
 __all__ = ["ENTITYQA", "MQUAKE", "POPQA", "TRIVIAQA", "WEBQA"]
@@ -104,33 +104,33 @@ def _mquake(row: Row, side: Side) -> Iterator[Draft]:
 
 
 POPQA = (
-    Shape(name="PopQA", columns=frozenset({"subj", "prop", "obj", "question", "possible_answers"}), read=_popqa),
-    Shape(
+    RowShape(name="PopQA", columns=frozenset({"subj", "prop", "obj", "question", "possible_answers"}), read=_popqa),
+    RowShape(
         name="PopQA, FlashRAG", columns=frozenset({"question", "golden_answers", "metadata"}), read=_popqa_flashrag,
         holds=lambda values: isinstance(values["metadata"], dict) and "obj" in values["metadata"],
     ),
 )
 TRIVIAQA = (
-    Shape(name="TriviaQA", columns=frozenset({"Question", "Answer", "QuestionId"}), read=_triviaqa),
-    Shape(
+    RowShape(name="TriviaQA", columns=frozenset({"Question", "Answer", "QuestionId"}), read=_triviaqa),
+    RowShape(
         name="TriviaQA, hub", columns=frozenset({"question", "question_id", "answer"}), read=_triviaqa_hub,
         holds=lambda values: isinstance(values["answer"], dict),
     ),
-    Shape(name="TriviaQA, LLM Foundry", columns=frozenset({"context", "answer", "aliases"}), read=_triviaqa_foundry),
-    Shape(
+    RowShape(name="TriviaQA, LLM Foundry", columns=frozenset({"context", "answer", "aliases"}), read=_triviaqa_foundry),
+    RowShape(
         name="TriviaQA, FlashRAG", columns=frozenset({"question", "golden_answers"}), read=_triviaqa_flashrag,
         without=frozenset({"metadata"}),
     ),
 )
 ENTITYQA = (
-    Shape(
+    RowShape(
         name="EntityQuestions", columns=frozenset({"question", "answers"}), read=_entityqa,
         without=frozenset({"url", "qText", "context", "passages"}),
         holds=lambda values: isinstance(values["answers"], list),
     ),
 )
 WEBQA = (
-    Shape(name="WebQuestions", columns=frozenset({"qId", "qText", "answers"}), read=_webqa),
-    Shape(name="WebQuestions, hub", columns=frozenset({"url", "question", "answers"}), read=_webqa),
+    RowShape(name="WebQuestions", columns=frozenset({"qId", "qText", "answers"}), read=_webqa),
+    RowShape(name="WebQuestions, hub", columns=frozenset({"url", "question", "answers"}), read=_webqa),
 )
-MQUAKE = (Shape(name="MQuAKE", columns=frozenset({"case_id", "requested_rewrite"}), read=_mquake),)
+MQUAKE = (RowShape(name="MQuAKE", columns=frozenset({"case_id", "requested_rewrite"}), read=_mquake),)

@@ -9,13 +9,13 @@ from typing import Any
 from raysweep.data.draft import Draft, Skipped
 from raysweep.data.rows import Row
 
-__all__ = ["Shape", "Side"]
+__all__ = ["RowShape", "Side"]
 
 Side = Mapping[str, str]  # what a reader needs beside the row: LAMA's templates by relation
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class RowShape:
     """`columns` must all be there and none of `without`; `holds` looks at values where columns alone cannot tell."""
 
     name: str

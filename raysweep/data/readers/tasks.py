@@ -1,16 +1,26 @@
-"""Readers of the sets that are not factoid: GSM8K, MATH, Evol-Instruct-Code, APPS and UltraChat."""
+"""Readers of the sets that are not factoid: GSM8K, MATH, Evol-Instruct-Code, APPS and UltraChat.
+
+APPS as its own archive has it is a folder a problem, with question.txt, solutions.json, metadata.json and more.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 from raysweep.data.draft import Draft, Skipped, question_and_answers
-from raysweep.data.readers.shape import Shape, Side
+from raysweep.data.readers.shape import RowShape, Side
 from raysweep.data.rows import Row
+from raysweep.errors import BadData
 
-__all__ = ["APPS", "EVOLCODE", "GSM8K", "MATH", "ULTRACHAT"]
+__all__ = ["APPS", "EVOLCODE", "GSM8K", "MATH", "ULTRACHAT", "apps_problem", "is_apps_problem"]
 
 APPS_LEVELS = ("introductory", "interview")  # the paper's; `competition` is left out
+APPS_FILES = {
+    "question": "question.txt", "solutions": "solutions.json", "input_output": "input_output.json",
+    "starter_code": "starter_code.py",
+}
 
 
 def _gsm8k(row: Row, side: Side) -> Iterator[Draft]:
@@ -66,22 +76,46 @@ def _ultrachat(row: Row, side: Side) -> Iterator[Draft | Skipped]:
 
 
 GSM8K = (
-    Shape(
+    RowShape(
         name="GSM8K", columns=frozenset({"question", "answer"}), read=_gsm8k,
         holds=lambda values: isinstance(values["answer"], str) and "####" in values["answer"],
     ),
 )
-MATH = (Shape(name="MATH", columns=frozenset({"problem", "level", "type", "solution"}), read=_math),)
+MATH = (RowShape(name="MATH", columns=frozenset({"problem", "level", "type", "solution"}), read=_math),)
 EVOLCODE = (
-    Shape(
+    RowShape(
         name="Evol-Instruct-Code", columns=frozenset({"instruction", "output"}), read=_evolcode,
         without=frozenset({"input"}),  # Alpaca's sets have one
     ),
 )
-APPS = (Shape(name="APPS", columns=frozenset({"question", "solutions", "difficulty"}), read=_apps),)
+APPS = (RowShape(name="APPS", columns=frozenset({"question", "solutions", "difficulty"}), read=_apps),)
 ULTRACHAT = (
-    Shape(
+    RowShape(
         name="UltraChat", columns=frozenset({"id", "data"}), read=_ultrachat,
         holds=lambda values: isinstance(values["data"], list),
     ),
 )
+
+
+def is_apps_problem(folder: Path) -> bool:
+    """Whether a folder is one problem."""
+    return all((folder / name).is_file() for name in ("question.txt", "metadata.json"))
+
+
+def apps_problem(folder: Path, shown: str) -> Row:
+    """The problem as a row in the hub's columns; raises BadData."""
+    columns = {column: _text(folder / name, shown) for column, name in APPS_FILES.items() if (folder / name).is_file()}
+    try:
+        metadata = json.loads(_text(folder / "metadata.json", shown))
+    except ValueError as error:
+        raise BadData(f"{shown}/metadata.json: not JSON ({error})") from None
+    if not isinstance(metadata, dict):
+        raise BadData(f"{shown}/metadata.json: not a record")
+    return Row({**columns, "difficulty": metadata.get("difficulty")}, shown, 1)
+
+
+def _text(path: Path, shown: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadData(f"{shown}/{path.name}: not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from raysweep.data.examples import candidates
-from raysweep.data.familiar import few_shot
 from raysweep.data.sources import find
 from raysweep.errors import BadInput, TrialFailed
+from raysweep.trial.familiarity import few_shot
 
 
 @pytest.fixture
