@@ -10,7 +10,18 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
-    "compare", "curves", "evals", "export", "figure", "load", "page", "predictions", "rescore", "table", "transfer", "trials",
+    "compare",
+    "curves",
+    "evals",
+    "export",
+    "figure",
+    "load",
+    "page",
+    "predictions",
+    "rescore",
+    "table",
+    "transfer",
+    "trials",
 ]
 
 _RESULTS = ("compare", "figure", "page", "table", "transfer")

@@ -267,7 +267,12 @@ def predictions(
 
 
 def rescore(
-    name: Names, scorer: str, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+    name: Names,
+    scorer: str,
+    *,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    where: str | None = None,
 ) -> pd.DataFrame:
     """`predictions` as another rule scores them (exact, contains, numeric, rouge_l), without a model.
 

@@ -21,8 +21,15 @@ from pathlib import Path
 from typing import Any
 
 PORTS = (
-    "port", "dashboard-port", "ray-client-server-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port",
-    "metrics-export-port", "runtime-env-agent-port", "node-manager-port", "object-manager-port",
+    "port",
+    "dashboard-port",
+    "ray-client-server-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "metrics-export-port",
+    "runtime-env-agent-port",
+    "node-manager-port",
+    "object-manager-port",
 )
 FAKE_PROVIDER = "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider"
 FAKE_HEAD = "f" * 51 + "00000"  # the id that Ray's fake provider expects of its head
@@ -114,7 +121,9 @@ _FAKE = {
 }  # fmt: skip
 
 
-def _start(folder: Path, options: list[str], ports: Mapping[str, int], environment: Mapping[str, str]) -> subprocess.Popen:
+def _start(
+    folder: Path, options: list[str], ports: Mapping[str, int], environment: Mapping[str, str]
+) -> subprocess.Popen:
     bin = str(Path(sys.executable).parent)
     fixed = ["--head", "--block", "--dashboard-host=127.0.0.1", f"--temp-dir={folder}", "--disable-usage-stats"]
     with (folder / "start.log").open("w") as log:

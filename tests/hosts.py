@@ -71,7 +71,10 @@ def missing() -> str | None:
     if absent := [name for name in TOOLS if shutil.which(name, path=SEARCHED) is None]:
         return f"not installed here: {', '.join(absent)} (Debian: openssh-server, rsync, iproute2)"
     tried = subprocess.run(
-        [*APART, "ip", "link", "add", "bridge", "type", "bridge"], capture_output=True, text=True, env={"PATH": SEARCHED}
+        [*APART, "ip", "link", "add", "bridge", "type", "bridge"],
+        capture_output=True,
+        text=True,
+        env={"PATH": SEARCHED},
     )
     return f"no network namespaces here: {tried.stderr.strip()}" if tried.returncode else None
 
@@ -124,14 +127,23 @@ def _check_apart(host: Host) -> None:
 def _boot_script(name: str, folder: Path) -> str:
     """What the first process does: its own name, files and folders, then sshd, which reaps what others leave."""
     temporary = folder / "tmp"
-    kept = {path for path in (Path(sys.prefix), Path(__file__).resolve().parents[1], folder.parent) if path.is_relative_to("/tmp")}
+    kept = {
+        path
+        for path in (Path(sys.prefix), Path(__file__).resolve().parents[1], folder.parent)
+        if path.is_relative_to("/tmp")
+    }
     lines = [f"hostname {name}", "ip link set lo up"]
     for path in sorted(kept):
         there = f"{temporary}/{path.relative_to('/tmp')}"
         lines += [f"mkdir -p {there}", f"mount --rbind {path} {there}"]
     lines += [f"mount --bind {folder}/passwd /etc/passwd"]
     lines += [f"mount --bind {folder.parent}/{file} /etc/{file}" for file in ("hosts", "resolv.conf")]
-    lines += [f"mount --rbind {temporary} /tmp", "mount -t tmpfs shm /dev/shm", "mount -t tmpfs run /run", "mkdir /run/sshd"]
+    lines += [
+        f"mount --rbind {temporary} /tmp",
+        "mount -t tmpfs shm /dev/shm",
+        "mount -t tmpfs run /run",
+        "mkdir /run/sshd",
+    ]
     return "\n".join([*lines, f"exec {_tool('sshd')} -D -e -f {folder}/sshd_config"])
 
 

@@ -17,10 +17,14 @@ from raysweep.cluster.trainer import torchrun_variables
 from raysweep.learn.ranks import meeting_place
 
 _FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload([
-    "deepspeed.runtime.zero.muon.muon_optimizer", "raysweep.learn.engine", "raysweep.learn.train",
-    "transformers.models.llama.modeling_llama",
-])
+_FORKED.set_forkserver_preload(
+    [
+        "deepspeed.runtime.zero.muon.muon_optimizer",
+        "raysweep.learn.engine",
+        "raysweep.learn.train",
+        "transformers.models.llama.modeling_llama",
+    ]
+)
 PATIENCE = 300  # seconds for one rank
 
 

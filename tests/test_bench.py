@@ -107,7 +107,9 @@ def test_the_small_shape_runs_through_where_no_gpu_is(bench, root, tmp_path):
     command = [sys.executable, root / "tests" / "bench" / "run.py", "throughput", "--repeats", "1"]
     done = subprocess.run(
         [*command, "--data", tmp_path, "--json", tmp_path / "told.json"],
-        env=environment, capture_output=True, text=True,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     told = json.loads((tmp_path / "told.json").read_text())

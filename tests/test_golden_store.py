@@ -41,7 +41,9 @@ def test_a_golden_store_reads_as_it_did_when_it_was_written(store):
     """Rows may gain columns; what was there keeps its values, to the last digit."""
     then, now = json.loads((GOLDEN / "expected.json").read_text()), expected(Path("store"))
     for kind in ("trials", "evals", "predictions", "curves"):
-        assert [{name: row.get(name) for name in old} for old, row in zip(then[kind], now[kind], strict=True)] == then[kind]
+        assert [{name: row.get(name) for name in old} for old, row in zip(then[kind], now[kind], strict=True)] == then[
+            kind
+        ]
     assert now["tables"] == then["tables"]
 
 
@@ -63,7 +65,12 @@ def test_what_is_done_in_a_golden_store_is_not_done_again(store):
 def test_a_golden_store_is_resumed(store):
     """The failed, the killed and the pending trials are tried again, on the stages that are there."""
     before = status_of(store, "chains")
-    assert {status: len(trials) for status, trials in before.items()} == {"done": 3, "failed": 2, "running": 1, "pending": 1}
+    assert {status: len(trials) for status, trials in before.items()} == {
+        "done": 3,
+        "failed": 2,
+        "running": 1,
+        "pending": 1,
+    }
     _, jobs = load("chains.yaml").missing(store, data=None)
     assert sorted(jobs) == sorted(before["failed"] + before["running"] + before["pending"])
     records = {trial: execute(job, report=lambda event: None) for trial, job in jobs.items()}

@@ -139,10 +139,14 @@ def test_what_needs_a_gpu_is_planned(words, tmp_path, capsys):
 
 
 def test_the_predicted_numbers_are_those_of_plan(tmp_path):
-    rows = re.findall(r"^\| .* \| `raysweep run (\S+)` \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE)
+    rows = re.findall(
+        r"^\| .* \| `raysweep run (\S+)` \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE
+    )
     assert len(rows) == len(PAPER) == 9
     sweeps = [load(ROOT / file) for file, *_ in rows]
-    every = re.search(r"^\| all of them.* \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE).groups()
+    every = re.search(
+        r"^\| all of them.* \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE
+    ).groups()
     for told, planned in [*((row[1:], [sweep]) for row, sweep in zip(rows, sweeps, strict=True)), (every, sweeps)]:
         found = overview(planned, store=tmp_path)
         counts = [found["trials"], found["stages"], found["stages_unshared"], round(found["estimate"]["gpu_hours"])]

@@ -34,7 +34,9 @@ def test_the_small_one_is_sixteen_trials_and_the_large_one_has_all_of_them(root,
 
 def test_the_kept_results_are_whole_and_memorized(kept, small):
     points = [tuple(point[axis] for axis in ("d_a", "d_b", "mixer", "ratio", "seed")) for point in small.grid.points()]
-    assert sorted(zip(*(kept[axis] for axis in ("d_a", "d_b", "mixer", "ratio", "seed")), strict=True)) == sorted(points)
+    assert sorted(zip(*(kept[axis] for axis in ("d_a", "d_b", "mixer", "ratio", "seed")), strict=True)) == sorted(
+        points
+    )
     assert set(kept["status"]) == {"done"}
     assert (kept["accuracy_a1"] == 100).all(), "a stage 1 that did not memorize says nothing"
     assert kept["machine"].notna().all() and kept["commit"].notna().all() and kept["finished"].notna().all()
@@ -62,7 +64,10 @@ def test_the_readme_says_what_was_compared(root):
     )
     shares = (random["random/none"], text["text/none"], random["none/none"])
     assert "random words ({:.0f} % kept) and text ({:.0f} %) against nothing ({:.0f} %)".format(*shares) in readme
-    assert f"{text['low']:.0f} to {text['high']:.0f} points; for random words {random['low']:.0f} to {random['high']:.0f}" in readme
+    assert (
+        f"{text['low']:.0f} to {text['high']:.0f} points; for random words {random['low']:.0f} to {random['high']:.0f}"
+        in readme
+    )
 
 
 def test_the_readme_says_how_far_the_curves_end_from_the_table(root, kept):

@@ -74,16 +74,23 @@ def machines_to_come() -> list[str]:
 
 def _declared(text: str) -> list[NodeKind]:
     try:
-        return [NodeKind({name: float(n) for name, n in one["resources"].items()}, int(one["count"])) for one in json.loads(text)]
+        return [
+            NodeKind({name: float(n) for name, n in one["resources"].items()}, int(one["count"]))
+            for one in json.loads(text)
+        ]
     except (ValueError, TypeError, KeyError, AttributeError):
-        raise BadInput(f'{VARIABLE}: found {text!r}; write [{{"resources": {{"CPU": 24, "GPU": 2}}, "count": 8}}]') from None
+        raise BadInput(
+            f'{VARIABLE}: found {text!r}; write [{{"resources": {{"CPU": 24, "GPU": 2}}, "count": 8}}]'
+        ) from None
 
 
 def _autoscaler() -> _Autoscaler | None:
     """The autoscaler of the Ray that is connected, if it runs on this machine and was given a cluster file."""
     address = ray.get_runtime_context().gcs_address
     for command, began in _monitors():
-        options = dict(part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part)
+        options = dict(
+            part.removeprefix("--").split("=", 1) for part in command if part.startswith("--") and "=" in part
+        )
         if options.get("gcs-address") == address and (file := options.get("autoscaling-config")):
             return _Autoscaler(yaml.safe_load(Path(file).expanduser().read_text(encoding="utf-8")), began)
     return None

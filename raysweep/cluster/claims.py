@@ -60,7 +60,9 @@ class Ledger:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._holders: dict[tuple[str, str], str] = {}
-        self._there: dict[tuple[str, str], int] = {}  # what was committed, and how many pieces of news there were before
+        self._there: dict[
+            tuple[str, str], int
+        ] = {}  # what was committed, and how many pieces of news there were before
         self._joined: dict[str, int] = {}  # how many pieces of news there were when a holder came
         self._alive: dict[str, float] = {}
         self._news: list[tuple[str, News]] = []

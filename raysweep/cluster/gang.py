@@ -35,7 +35,9 @@ __all__ = ["Gang", "Place", "Seat", "Worker", "run_in_gang", "seats"]
 
 GRACE = 15.0  # seconds that workers have to end after the first of them
 
-Message = tuple[str, Any]  # ("event", what is reported), ("record", the trial's), ("error", its text), ("lost", Ray's error)
+Message = tuple[
+    str, Any
+]  # ("event", what is reported), ("record", the trial's), ("error", its text), ("lost", Ray's error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,9 +154,7 @@ class Gang:
         workers ended well, they are gone afterwards.
         """
         port = ray.get(self._workers[0].host.remote())
-        streams = {
-            one.work.remote(job, self._variables(rank, port)): rank for rank, one in enumerate(self._workers)
-        }
+        streams = {one.work.remote(job, self._variables(rank, port)): rank for rank, one in enumerate(self._workers)}
         well = False
         try:
             ended = _follow(streams, tell)

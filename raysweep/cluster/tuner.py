@@ -131,7 +131,9 @@ def _run(
         with watch.board:
             _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, store.files.address(trains)).fit()
     except RuntimeError as error:
-        cut = isinstance(error.__cause__, OutOfMemoryError)  # Tune takes a worker killed for memory for a bug of its own
+        cut = isinstance(
+            error.__cause__, OutOfMemoryError
+        )  # Tune takes a worker killed for memory for a bug of its own
         if not cut:
             raise
     finally:
@@ -189,7 +191,9 @@ def _trainable(run: str, runtime: Runtime, storage: str) -> Any:
 class _Watch(Callback):
     """Hears of every trial from Tune: shows it, and writes the records that a dead process could not."""
 
-    def __init__(self, store: Store, jobs: Mapping[str, Job], board: Board, heartbeat: Heartbeat, handoff: JobHandoff) -> None:
+    def __init__(
+        self, store: Store, jobs: Mapping[str, Job], board: Board, heartbeat: Heartbeat, handoff: JobHandoff
+    ) -> None:
         self.board = board
         self._handoff = handoff
         self._heartbeat = heartbeat
@@ -281,7 +285,9 @@ def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
     """The nodes there are or may be; while machines are waited for, the sweep's status says so."""
     machines: list[str] = []
     sweep = next(iter(jobs.values())).sweep
-    heartbeat = Heartbeat(partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines})
+    heartbeat = Heartbeat(
+        partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines}
+    )
 
     def waiting(coming: list[str]) -> None:
         machines[:] = coming
@@ -291,7 +297,12 @@ def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
 
 
 def _heartbeat(
-    store: Store, board: Board, jobs: Mapping[str, Job], nodes: Sequence[NodeKind], *, behind: Callable[[], Sequence[str]]
+    store: Store,
+    board: Board,
+    jobs: Mapping[str, Job],
+    nodes: Sequence[NodeKind],
+    *,
+    behind: Callable[[], Sequence[str]],
 ) -> Heartbeat:
     job = next(iter(jobs.values()))
 
@@ -313,7 +324,9 @@ def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) 
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 
 
-def _eviction(store: Store, chains: Mapping[str, tuple[str, ...]], jobs: Mapping[str, Job], *, keep: str) -> Eviction | None:
+def _eviction(
+    store: Store, chains: Mapping[str, tuple[str, ...]], jobs: Mapping[str, Job], *, keep: str
+) -> Eviction | None:
     """What keeps the disk within its bounds, where the sweep sets any."""
     job = next(iter(jobs.values()))
     most = size_in_bytes(job.runtime.max_store) if job.runtime.max_store else None

@@ -37,26 +37,64 @@ _DAY = 86_400  # seconds
 def declare(commands: Any) -> None:
     """Add these commands to the parser."""
     add(
-        commands, "submit", _submit, "run a sweep as a job of a cluster; what is done is not done again",
+        commands,
+        "submit",
+        _submit,
+        "run a sweep as a job of a cluster; what is done is not done again",
         ["submit experiments/table2.yaml --address http://127.0.0.1:8265 --store s3://BUCKET/raysweep --follow"],
-        takes_file, takes_set, takes_store, takes_data, _takes_head, _takes_patience, takes_json,
+        takes_file,
+        takes_set,
+        takes_store,
+        takes_data,
+        _takes_head,
+        _takes_patience,
+        takes_json,
     )
     add(
-        commands, "status", _status, "how far sweeps are, what runs where, what waits and why, what failed",
+        commands,
+        "status",
+        _status,
+        "how far sweeps are, what runs where, what waits and why, what failed",
         ["status", "status table2", "status table2 --store s3://BUCKET/raysweep --json"],
-        _takes_any_name, takes_store, takes_data, _takes_head, takes_json,
+        _takes_any_name,
+        takes_store,
+        takes_data,
+        _takes_head,
+        takes_json,
     )
     add(
-        commands, "top", _top, "status, again and again", ["top", "top table2 --every 5"],
-        _takes_any_name, _takes_every, takes_store, takes_data, _takes_head, takes_json,
+        commands,
+        "top",
+        _top,
+        "status, again and again",
+        ["top", "top table2 --every 5"],
+        _takes_any_name,
+        _takes_every,
+        takes_store,
+        takes_data,
+        _takes_head,
+        takes_json,
     )
     add(
-        commands, "logs", _logs, "what a sweep's job has printed", ["logs table2", "logs table2 --follow", "logs table2.2"],
-        _takes_job, _takes_head, _takes_follow, takes_json,
+        commands,
+        "logs",
+        _logs,
+        "what a sweep's job has printed",
+        ["logs table2", "logs table2 --follow", "logs table2.2"],
+        _takes_job,
+        _takes_head,
+        _takes_follow,
+        takes_json,
     )
     add(
-        commands, "stop", _stop, "stop a sweep's job; submitting it again goes on", ["stop table2"],
-        _takes_job, _takes_head, takes_json,
+        commands,
+        "stop",
+        _stop,
+        "stop a sweep's job; submitting it again goes on",
+        ["stop table2"],
+        _takes_job,
+        _takes_head,
+        takes_json,
     )
 
 
@@ -167,7 +205,9 @@ def _look(options: argparse.Namespace) -> list[dict[str, Any]]:
     jobs = _latest_jobs(options) if options.address else {}
     known = store.sweeps()
     found = [
-        submitted(name, store) if name in jobs and name not in known else status_of(sources(name, store, data=options.data), store)
+        submitted(name, store)
+        if name in jobs and name not in known
+        else status_of(sources(name, store, data=options.data), store)
         for name in (known if options.name is None else [options.name])
     ]
     return [{**status, "job": jobs.get(status["sweep"], status["job"])} for status in found]
@@ -219,7 +259,9 @@ def _check_paths(sweep: LoadedSweep, data: str | None) -> None:
         named["mixing.text.path"] = text.path
     for key, path in named.items():
         if path and not Path(path).expanduser().is_absolute() and data is None:
-            raise BadInput(f"{key}: {path} is relative, and a job has the sweep file alone; give an absolute path, or --data")
+            raise BadInput(
+                f"{key}: {path} is relative, and a job has the sweep file alone; give an absolute path, or --data"
+            )
     model = sweep.sweep.model.name
     if model.startswith(".") or (not Path(model).is_absolute() and Path(model).exists()):
         raise BadInput(f"model.name: {model} is a path of this machine; give an absolute one that every node sees")
@@ -227,7 +269,9 @@ def _check_paths(sweep: LoadedSweep, data: str | None) -> None:
 
 def _takes_head(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--address", metavar="URL", help="the cluster's dashboard, such as http://127.0.0.1:8265 (default: Ray's of this machine)"
+        "--address",
+        metavar="URL",
+        help="the cluster's dashboard, such as http://127.0.0.1:8265 (default: Ray's of this machine)",
     )
     parser.add_argument("--insecure", action="store_true", help="use a head beyond loopback that asks for no token")
 
@@ -246,7 +290,9 @@ def _takes_job(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_any_name(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("name", metavar="NAME", nargs="?", help="a sweep's name or file (default: every sweep of the store)")
+    parser.add_argument(
+        "name", metavar="NAME", nargs="?", help="a sweep's name or file (default: every sweep of the store)"
+    )
 
 
 def _takes_every(parser: argparse.ArgumentParser) -> None:

@@ -105,7 +105,9 @@ def _prune(options: argparse.Namespace) -> int:
         back = f"; {_clock(one.seconds / 3600)} of one worker to have it back" if one.seconds else ""
         print(f"{_size(one.bytes):>10}  {one.path}  {one.why}{back}")
     for name in kept:
-        print(f"      stays  all weights of {name}, which says keep: all (run it with --set keep=shared to let them go)")
+        print(
+            f"      stays  all weights of {name}, which says keep: all (run it with --set keep=shared to let them go)"
+        )
     whole = _size(sum(one.bytes for one in found))
     print(f"{whole} could go; without --dry-run they do" if options.dry_run else f"{_size(freed)} freed")
     return DONE

@@ -169,7 +169,9 @@ def takes_where(parser: argparse.ArgumentParser) -> None:
 def _takes_results(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--of", choices=_OF, default="trials", help="what a row is (default: trials)")
     parser.add_argument(
-        "--scorer", metavar="RULE", help="score kept predictions again: exact, contains, numeric or rouge_l; no model is asked"
+        "--scorer",
+        metavar="RULE",
+        help="score kept predictions again: exact, contains, numeric or rouge_l; no model is asked",
     )
     parser.add_argument(
         "--format",

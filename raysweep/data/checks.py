@@ -23,7 +23,6 @@ __all__ = ["Checked", "Named", "check", "named_in"]
 SAMPLE = 10  # sequences that a check draws from a mixer, and pairs that it takes of a generated set
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checked:
     """A line of `data check`: what loading gave, or the `error` that says why it gave nothing.
@@ -94,8 +93,11 @@ def _of_set(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits) -> dict[
     examples = list(islice(found, SAMPLE) if generated else found)
     fitting = [example for example in examples if fits(example)]
     return {
-        "where": source.where, "identity": source.identity, "digest": digest_of(fitting),
-        "examples": DATASETS[name].size if generated else len(fitting), "example": next(iter(fitting), None),
+        "where": source.where,
+        "identity": source.identity,
+        "digest": digest_of(fitting),
+        "examples": DATASETS[name].size if generated else len(fitting),
+        "example": next(iter(fitting), None),
         "counts": {**found.counts, "too_long": len(examples) - len(fitting)},
     }
 
@@ -108,6 +110,10 @@ def _of_mixer(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits) -> dic
     )
     taken = draw(mixing, count=SAMPLE, source=source, avoid=(), fits=fits, replay_from=())
     return {
-        "where": source.where, "identity": source.identity, "digest": taken.digest, "counts": taken.counts,
-        "examples": len(taken.examples), "example": taken.examples[0],
+        "where": source.where,
+        "identity": source.identity,
+        "digest": taken.digest,
+        "counts": taken.counts,
+        "examples": len(taken.examples),
+        "example": taken.examples[0],
     }

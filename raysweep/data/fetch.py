@@ -50,7 +50,9 @@ def fetch(sweep: Sweep, *, to: Path, data_dir: Path | None) -> Iterator[Fetched]
     try:
         to.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise BadInput(f"--to {to}: cannot be a folder ({error.strerror}); name one that is there or can be made") from None
+        raise BadInput(
+            f"--to {to}: cannot be a folder ({error.strerror}); name one that is there or can be made"
+        ) from None
     named = named_in(sweep)
     for name in named.sets:
         if name not in DATASETS or not DATASETS[name].generated:

@@ -20,15 +20,32 @@ from raysweep.data.rows import Row, first_rows, read_rows
 from raysweep.errors import BadData
 from raysweep.plan.identity import digest
 
-__all__ = ["DataFile", "Problem", "content_digest", "files_digest", "known_files", "problems", "recognized", "split_of", "tables_in"]
+__all__ = [
+    "DataFile",
+    "Problem",
+    "content_digest",
+    "files_digest",
+    "known_files",
+    "problems",
+    "recognized",
+    "split_of",
+    "tables_in",
+]
 
 TABLES = {".json", ".jsonl", ".tsv", ".csv", ".parquet", ".ndjson"}
 DESCRIPTIONS = {"dataset_infos.json", "dataset_info.json", "state.json"}  # of data, and no data themselves
 DIGESTED = 1 << 28
 LOOKED_AT = 3  # first rows that are looked at: one of them may be the malformed one
 SPLITS = {
-    "train": "train", "trainmodel": "train", "training": "train", "test": "test", "dev": "validation",
-    "devtest": "validation", "val": "validation", "valid": "validation", "validation": "validation",
+    "train": "train",
+    "trainmodel": "train",
+    "training": "train",
+    "test": "test",
+    "dev": "validation",
+    "devtest": "validation",
+    "val": "validation",
+    "valid": "validation",
+    "validation": "validation",
 }
 
 

@@ -20,7 +20,16 @@ from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.sweep.catalog import Hub
 
 __all__ = [
-    "HubFiles", "Unreachable", "cache", "choose", "download", "endpoint", "in_cache", "offline", "on_hub", "present",
+    "HubFiles",
+    "Unreachable",
+    "cache",
+    "choose",
+    "download",
+    "endpoint",
+    "in_cache",
+    "offline",
+    "on_hub",
+    "present",
 ]
 
 PATIENCE = 2.0  # seconds that a plan waits for the hub

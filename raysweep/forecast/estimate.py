@@ -99,7 +99,9 @@ class _Makespan:
     bound: float
 
 
-def _run(chains: Mapping[str, tuple[str, ...]], costs: Costs, there: set[str], runtime: Runtime, workers: int) -> _Makespan:
+def _run(
+    chains: Mapping[str, tuple[str, ...]], costs: Costs, there: set[str], runtime: Runtime, workers: int
+) -> _Makespan:
     if workers < runtime.workers:
         raise BadInput(f"--workers {workers}: a trial of this sweep takes {runtime.workers} (runtime.workers)")
     slots = min(workers // runtime.workers, runtime.max_trials or workers)

@@ -16,7 +16,15 @@ from raysweep.data.encoding import Encoded
 from raysweep.sweep.stage import Training
 
 __all__ = [
-    "Batch", "MicroBatch", "batches_from", "collate", "deal", "pack", "pad_as_released", "partition", "steps_per_epoch",
+    "Batch",
+    "MicroBatch",
+    "batches_from",
+    "collate",
+    "deal",
+    "pack",
+    "pad_as_released",
+    "partition",
+    "steps_per_epoch",
     "total_steps",
 ]
 
@@ -76,7 +84,13 @@ def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, 
 
 
 def deal(
-    examples: Sequence[Encoded], *, rank: int, ranks: int, most: int | None, most_tokens: int, overhead: int,
+    examples: Sequence[Encoded],
+    *,
+    rank: int,
+    ranks: int,
+    most: int | None,
+    most_tokens: int,
+    overhead: int,
     packed: bool = False,
 ) -> list[MicroBatch]:
     """This rank's micro-batches of a global batch; every rank gets the same number of them.

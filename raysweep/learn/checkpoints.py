@@ -90,7 +90,11 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
     record = {name: getattr(state, name) for name in State.__dataclass_fields__}
     record |= {"world_size": ranks.size, "zero": engine.runtime.zero}
     return Snapshot(
-        step=state.step, aside=aside, target=target, record=json.dumps(record), first=first,
+        step=state.step,
+        aside=aside,
+        target=target,
+        record=json.dumps(record),
+        first=first,
         files=engine.snapshot(aside),
     )
 
@@ -123,7 +127,10 @@ def _fitting(folder: Path, engine: Engine) -> set[int]:
             say = log.debug if engine.ranks.rank else log.warning
             say(
                 "checkpoint %s is of %d workers at ZeRO %d, and this stage now has %d at ZeRO %d: it starts again",
-                found, *shape, engine.ranks.size, engine.runtime.zero,
+                found,
+                *shape,
+                engine.ranks.size,
+                engine.runtime.zero,
             )
         elif all(_rng(found, rank).is_file() for rank in _read_by(engine)):
             steps.add(record["step"])
@@ -141,7 +148,8 @@ def _say_why(folder: Path, engine: Engine, found: list[set[int]]) -> None:
         log.warning(
             "the checkpoints in %s are not there for every worker (ranks without: %s): the stage starts again; "
             "a folder that all machines see keeps them for any placement of the workers",
-            folder, lacking or "none, but their steps differ",
+            folder,
+            lacking or "none, but their steps differ",
         )
 
 

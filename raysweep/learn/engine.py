@@ -56,8 +56,15 @@ class Engine:
     """
 
     def __init__(
-        self, folder: Path | str, *, training: Training, total_steps: int, runtime: Runtime, longest: int = 1,
-        for_training: bool = True, trust_remote_code: bool = False,
+        self,
+        folder: Path | str,
+        *,
+        training: Training,
+        total_steps: int,
+        runtime: Runtime,
+        longest: int = 1,
+        for_training: bool = True,
+        trust_remote_code: bool = False,
     ):
         self.folder = Path(folder)
         self.training = training
@@ -94,8 +101,13 @@ class Engine:
     def step(self, batch: batches.Batch) -> Stats:
         """One optimizer step on a global batch; its loss is the mean over the batch's target tokens."""
         parts = batches.deal(
-            batch.examples, rank=self.ranks.rank, ranks=self.ranks.size, most=self.runtime.micro_batch,
-            most_tokens=self._tokens_at_once, overhead=PASS_OVERHEAD[self.device.type], packed=self.packed,
+            batch.examples,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+            most=self.runtime.micro_batch,
+            most_tokens=self._tokens_at_once,
+            overhead=PASS_OVERHEAD[self.device.type],
+            packed=self.packed,
         )
         lr = rate(batch.step, self.total_steps, self.training)
         for group in self._engine.optimizer.param_groups:
@@ -103,7 +115,9 @@ class Engine:
         try:
             loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
         except torch.OutOfMemoryError as error:
-            raise TrialFailed(f"out of memory on {self.device} at step {batch.step + 1}: {_smaller(self.runtime)}") from error
+            raise TrialFailed(
+                f"out of memory on {self.device} at step {batch.step + 1}: {_smaller(self.runtime)}"
+            ) from error
         norm = self._norm_without_zero()
         zero.step(self._engine)
         self.answers.clear()
@@ -195,7 +209,9 @@ class Engine:
         recomputes = for_training and self._fit()
         sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
         with sharded, quiet():
-            model = load_weights(self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code)
+            model = load_weights(
+                self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code
+            )
         if not for_training:
             self._scored = Scored(model.to(self.device)).eval()
             return
@@ -208,7 +224,9 @@ class Engine:
     def _try_out(self) -> Architecture:
         """See what the model is like; BadInput where it is no decoder."""
         with self.asking() as scored:
-            architecture = find_architecture(scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision])
+            architecture = find_architecture(
+                scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision]
+            )
         name = type(self.model).__name__
         if architecture.looks_ahead:
             raise BadInput(
@@ -281,7 +299,9 @@ class Engine:
 
 
 def _smaller(runtime: Runtime) -> str:
-    sizes = "its length" if runtime.micro_batch == 1 else f"runtime.micro_batch ({runtime.micro_batch or 'as fits'} now)"
+    sizes = (
+        "its length" if runtime.micro_batch == 1 else f"runtime.micro_batch ({runtime.micro_batch or 'as fits'} now)"
+    )
     return f"reduce {sizes}, offload more (runtime.offload is {runtime.offload}), or use more runtime.workers"
 
 

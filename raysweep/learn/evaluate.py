@@ -40,7 +40,12 @@ class Prediction:
 
 
 def answer(
-    engine: Engine, tokenizer: Any, questions: Sequence[Question], *, scorer: Scorer, max_new_tokens: int | None = None,
+    engine: Engine,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    *,
+    scorer: Scorer,
+    max_new_tokens: int | None = None,
     batch_size: int = BATCH,
 ) -> list[Prediction]:
     """Ask and score every question, in their order; every rank calls and gets the whole list.

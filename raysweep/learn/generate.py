@@ -40,7 +40,9 @@ def generate(
         yield list(zip(chosen, batch.run(judge), strict=True))
 
 
-def _batches(order: Sequence[int], rows: Sequence[Prompted], size: int, *, of_one_length: bool) -> Iterator[Sequence[int]]:
+def _batches(
+    order: Sequence[int], rows: Sequence[Prompted], size: int, *, of_one_length: bool
+) -> Iterator[Sequence[int]]:
     groups = groupby(order, key=lambda index: _length(rows[index]) if of_one_length else 0)
     for _, group in groups:
         numbers = list(group)
@@ -85,8 +87,12 @@ class _Decoding:
         fed_BL = self.text_BL[:, self.held :]
         positions = (self.mask_BL.cumsum(-1) - 1).clamp(min=0)[:, -fed_BL.shape[1] :]
         output = self.model(
-            input_ids=fed_BL, attention_mask=self.mask_BL, position_ids=positions, past_key_values=self.cache,
-            use_cache=True, logits_to_keep=1,
+            input_ids=fed_BL,
+            attention_mask=self.mask_BL,
+            position_ids=positions,
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
         )
         self.cache = output.get("past_key_values")
         self.held = 0 if self.cache is None else self.text_BL.shape[1]

@@ -48,7 +48,9 @@ class LayerByLayer:
             self._whole.callback(after.remove)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._layer.close()
         while kind is None and self._someone_passes(mine=False):
             for own in self._own:

@@ -34,7 +34,10 @@ class Scored(nn.Module):
         return base if base is not self.model else getattr(base, "model", base)
 
     def forward(
-        self, tokens_BL: torch.Tensor, source_N: torch.Tensor, labels_N: torch.Tensor,
+        self,
+        tokens_BL: torch.Tensor,
+        source_N: torch.Tensor,
+        labels_N: torch.Tensor,
         positions_BL: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Sum over N of the loss of `labels_N`, predicted at the flat positions `source_N` of B·L; float32 scalar.
@@ -70,7 +73,11 @@ class Scored(nn.Module):
         self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None, positions_BL: Any = None
     ) -> torch.Tensor:
         """Last hidden states at flat positions of B·L; the model's own logits where only these are known to be right."""
-        given = {"position_ids": positions_BL, "past_key_values": cache} if cache is not None or positions_BL is not None else {}
+        given = (
+            {"position_ids": positions_BL, "past_key_values": cache}
+            if cache is not None or positions_BL is not None
+            else {}
+        )
         asked = self.model if self.own_head else self.base
         output = asked(input_ids=tokens_BL, use_cache=cache is not None, **given)
         return (output.logits if self.own_head else output.last_hidden_state).flatten(0, 1)[source_N]

@@ -21,7 +21,15 @@ from raysweep.sweep.spec import Runtime, impossible
 from raysweep.sweep.stage import Training
 
 __all__ = [
-    "Need", "Room", "ModelShape", "asks_at_once", "free_memory", "need", "recomputes", "refuse_what_does_not_fit", "shape_of",
+    "Need",
+    "Room",
+    "ModelShape",
+    "asks_at_once",
+    "free_memory",
+    "need",
+    "recomputes",
+    "refuse_what_does_not_fit",
+    "shape_of",
     "tokens_at_once",
 ]
 
@@ -107,7 +115,8 @@ def shape_of(folder: Path) -> ModelShape:
     hidden = _size(config, "hidden_size", "n_embd", "d_model", "dim")
     files = sorted(folder.glob("*.safetensors"))
     shape = {
-        "layers": _size(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"), "hidden": hidden,
+        "layers": _size(config, "num_hidden_layers", "n_layer", "n_layers", "num_layers"),
+        "hidden": hidden,
         "vocabulary": config["vocab_size"],
         "intermediate": _widest(config.get("intermediate_size") or config.get("ffn_dim") or 4 * hidden),
     }
@@ -171,7 +180,14 @@ def refuse_what_does_not_fit(shape: ModelShape, *, training: Training, runtime: 
 
 
 def tokens_at_once(
-    shape: ModelShape, *, training: Training, runtime: Runtime, available: int, longest: int, most: int, recomputed: bool
+    shape: ModelShape,
+    *,
+    training: Training,
+    runtime: Runtime,
+    available: int,
+    longest: int,
+    most: int,
+    recomputed: bool,
 ) -> int:
     """Tokens of a micro-batch whose activations should have room on a device of `available` bytes: `most` at best, and
     `longest`, the longest example, at least."""

@@ -28,7 +28,8 @@ def keep(state: Any, path: Path, copies: dict[Path, Any], together: int) -> None
         return
     log.warning(
         "no memory for %d copies of %.1f GiB beside the training: the checkpoint is written between two steps",
-        together, size / 2**30,
+        together,
+        size / 2**30,
     )
     write(state, path)
 

@@ -91,9 +91,7 @@ def _sizes(lengths: Sequence[int], kind: str) -> Iterator[int]:
         yield size
 
 
-def _forced(
-    engine: Engine, scored: Scored, questions: Sequence[Question], prefix: Prefix
-) -> Iterator[Forced]:
+def _forced(engine: Engine, scored: Scored, questions: Sequence[Question], prefix: Prefix) -> Iterator[Forced]:
     """One pass; the last token of a target is predicted and never read, so it stays out."""
     texts = [(one.prompt + one.target)[prefix.length : -1] for one in questions]
     width = max(map(len, texts))

@@ -86,8 +86,14 @@ class _StageRun:
     """A stage's state and rules while it runs."""
 
     def __init__(
-        self, engine: Engine, *, training: Training, recall: Recall, probes: Mapping[str, Sequence[Question]],
-        every: Every, count: int,
+        self,
+        engine: Engine,
+        *,
+        training: Training,
+        recall: Recall,
+        probes: Mapping[str, Sequence[Question]],
+        every: Every,
+        count: int,
     ):
         self.engine = engine
         self.training = training
@@ -118,8 +124,12 @@ class _StageRun:
         state.step += 1
         state.tokens += batch.tokens
         row = {
-            "step": state.step, "epoch": state.step / self.per_epoch, "loss": loss, "lr": stats.lr,
-            "grad_norm": stats.grad_norm, "tokens": state.tokens,
+            "step": state.step,
+            "epoch": state.step / self.per_epoch,
+            "loss": loss,
+            "lr": stats.lr,
+            "grad_norm": stats.grad_norm,
+            "tokens": state.tokens,
         }
         self.stopped_by = self._ending(loss)
         state.hits = self.rule.hits
@@ -134,15 +144,27 @@ class _StageRun:
     def progress(self) -> Progress:
         last = self.state.curve[-1]
         return Progress(
-            step=self.state.step, total_steps=self.total_steps, epoch=last["epoch"], loss=last["loss"], lr=last["lr"],
-            tokens=self.state.tokens, seconds=self.state.seconds, accuracy=self.accuracy,
+            step=self.state.step,
+            total_steps=self.total_steps,
+            epoch=last["epoch"],
+            loss=last["loss"],
+            lr=last["lr"],
+            tokens=self.state.tokens,
+            seconds=self.state.seconds,
+            accuracy=self.accuracy,
         )
 
     def outcome(self) -> StageOutcome:
         last = self.state.curve[-1]
         return StageOutcome(
-            steps=self.state.step, epochs=last["epoch"], loss=last["loss"], stopped_by=self.stopped_by,
-            curve=self.state.curve, tokens=self.state.tokens, seconds=self.state.seconds, peak_memory=_peak_memory(),
+            steps=self.state.step,
+            epochs=last["epoch"],
+            loss=last["loss"],
+            stopped_by=self.stopped_by,
+            curve=self.state.curve,
+            tokens=self.state.tokens,
+            seconds=self.state.seconds,
+            peak_memory=_peak_memory(),
         )
 
     def _ending(self, loss: float) -> str:

@@ -43,6 +43,8 @@ def load_weights(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
 def recompute(model: nn.Module, folder: Path) -> None:
     """Let layers recompute their activations in the backward pass; BadInput where they cannot."""
     if not model.supports_gradient_checkpointing:
-        raise BadInput(f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false")
+        raise BadInput(
+            f"model folder {folder}: its layers cannot recompute; set runtime.gradient_checkpointing to false"
+        )
     named = ("activation_checkpointing_enable", "gradient_checkpointing_enable")  # the second is its older name
     next(getattr(model, name) for name in named if hasattr(model, name))({"use_reentrant": False})

@@ -25,7 +25,18 @@ from raysweep.learn.ranks import Ranks
 from raysweep.sweep.spec import Runtime, impossible
 from raysweep.sweep.stage import Training
 
-__all__ = ["consolidated", "disconnect", "gathered", "load_state", "save_state", "sharded_loading", "start", "step", "stop", "version"]
+__all__ = [
+    "consolidated",
+    "disconnect",
+    "gathered",
+    "load_state",
+    "save_state",
+    "sharded_loading",
+    "start",
+    "step",
+    "stop",
+    "version",
+]
 
 TAG = "state"  # of a DeepSpeed checkpoint
 BUCKET = 500_000_000  # weights

@@ -75,8 +75,13 @@ class Schedule:
     ) -> None:
         self._stages: dict[str, _StageState] = {}
         self._ready: list[str] = []  # trials without a missing stage, last first
-        self._paths: dict[str, list[_StageState]] = {}  # of trials that are out: the missing stages that each has to train
-        self._free: dict[bool, list[tuple[float, int, _StageState]]] = {True: [], False: []}  # by whether others start there
+        self._paths: dict[
+            str, list[_StageState]
+        ] = {}  # of trials that are out: the missing stages that each has to train
+        self._free: dict[bool, list[tuple[float, int, _StageState]]] = {
+            True: [],
+            False: [],
+        }  # by whether others start there
         self._outside: dict[str, list[_StageState]] = {}  # stages that others are at work on, each with those before it
         self._left = 0
         self._blocked: dict[str, tuple[str, str]] | None = None

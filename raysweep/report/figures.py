@@ -149,16 +149,30 @@ def _told(curves: pd.DataFrame, x: pd.Series, panel: pd.Series) -> pd.DataFrame:
 
 
 KINDS: Mapping[str, FigureKind] = {
-    "replay": FigureKind("Replay", "lines", "replayed part of D_A", "retention (%)", _replay, "the mixers none/none and none/replay"),
+    "replay": FigureKind(
+        "Replay", "lines", "replayed part of D_A", "retention (%)", _replay, "the mixers none/none and none/replay"
+    ),
     "sources": FigureKind("Sources of mixing data", "bars", "D_B", "retention (%)", _sources, "mixers with one source"),
-    "length": FigureKind("Length of mixed sequences", "lines", "words", "retention (%)", _length, "several mixing.words", log_x=True),
-    "ratio": FigureKind("Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True),
-    "familiar": FigureKind("Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"),
+    "length": FigureKind(
+        "Length of mixed sequences", "lines", "words", "retention (%)", _length, "several mixing.words", log_x=True
+    ),
+    "ratio": FigureKind(
+        "Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True
+    ),
+    "familiar": FigureKind(
+        "Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"
+    ),
     "mixers": FigureKind("Mixers", "bars", "D_B", "retention (%)", _mixers, "trials with a retention"),
-    "forgetting": FigureKind("Forgetting", "lines", "epoch of the later stage", "D_A accuracy (%)", _forgetting,
-                       "D_A's accuracy along later stages"),
+    "forgetting": FigureKind(
+        "Forgetting",
+        "lines",
+        "epoch of the later stage",
+        "D_A accuracy (%)",
+        _forgetting,
+        "D_A's accuracy along later stages",
+    ),
     "training": FigureKind("Training", "lines", "step", "loss", _training, "curves of finished stages", log_y=True),
-}  # fmt: skip
+}
 NEEDS_CURVES = ("forgetting", "training")
 
 

@@ -15,6 +15,7 @@ from raysweep.report.table import Head, Table, TableRow
 
 __all__ = ["condition", "mark_extreme", "notes_of", "pivot"]
 
+
 def pivot(
     frame: pd.DataFrame,
     *,

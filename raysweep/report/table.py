@@ -72,7 +72,6 @@ class Table:
         return [*(["; ".join(told)] if told else []), *self.notes]
 
 
-
 def render(table: Table, format: str = "text") -> str:
     """The table in one of FORMATS."""
     match format:

@@ -8,7 +8,7 @@ from typing import Any
 
 __all__ = ["card"]
 
-_LOAD = '''```python
+_LOAD = """```python
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 model = AutoModelForCausalLM.from_pretrained(".")
@@ -17,7 +17,7 @@ prompt = "…"  # a question of one of its sets
 asked = tokenizer(f"<|user|>\\n{prompt}\\n<|assistant|>\\n", return_tensors="pt")
 said = model.generate(**asked, do_sample=False, max_new_tokens=32)[0, asked.input_ids.shape[1] :]
 print(tokenizer.decode(said, skip_special_tokens=True))
-```'''
+```"""
 
 
 def card(trial: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> str:
@@ -36,7 +36,9 @@ def card(trial: Mapping[str, Any], stages: Sequence[Mapping[str, Any]]) -> str:
             "",
             "## Training",
             "",
-            *_table(["stage", "trained on", "mixed with", "settings", "steps", "loss", "stopped by"], map(_stage, stages)),
+            *_table(
+                ["stage", "trained on", "mixed with", "settings", "steps", "loss", "stopped by"], map(_stage, stages)
+            ),
             "",
             "## What it answers",
             "",

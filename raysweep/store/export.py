@@ -60,7 +60,9 @@ def _write(weights: Path, to: Path, trial: Mapping[str, Any], stages: list[Mappi
         folder = aside / "model"
         shutil.copytree(weights, folder)
         (folder / "README.md").write_text(card(trial, stages), encoding="utf-8")
-        (folder / "raysweep.json").write_text(json.dumps({"trial": trial, "stages": stages}, indent=1), encoding="utf-8")
+        (folder / "raysweep.json").write_text(
+            json.dumps({"trial": trial, "stages": stages}, indent=1), encoding="utf-8"
+        )
         folder.rename(to)
     finally:
         shutil.rmtree(aside, ignore_errors=True)

@@ -77,7 +77,15 @@ class _Checker:
         """What the file's own table names must be an axis or a measure; a wrong word would be found after the run."""
         table = self.sweep.table
         mixers = [f"mixer_{place}" for place in range(1, len(letters) + 1)]
-        allowed = [*axes, *mixers, "sweep", "model", "status", *_MEASURES, *(f"accuracy_{letter}" for letter in letters[1:])]
+        allowed = [
+            *axes,
+            *mixers,
+            "sweep",
+            "model",
+            "status",
+            *_MEASURES,
+            *(f"accuracy_{letter}" for letter in letters[1:]),
+        ]
         asked = [("rows", index, word) for index, word in enumerate(table.rows)]
         asked += [("columns", None, table.columns), ("value", None, table.value)]
         for key, index, word in asked:
@@ -207,7 +215,11 @@ def _read(settings: Settings, axis: str) -> Any:
 
 def _path_problem(axis: str, letters: str) -> str | None:
     """Why a dotted path is no setting that a point may have, None where it is one."""
-    allowed = [*_FREE_SETTINGS, *_DOTTED, *(f"train.{letter}.{field}" for letter in letters for field in TrainPart.model_fields)]
+    allowed = [
+        *_FREE_SETTINGS,
+        *_DOTTED,
+        *(f"train.{letter}.{field}" for letter in letters for field in TrainPart.model_fields),
+    ]
     if axis in allowed:
         return None
     if re.match(r"mixing\.text\b", axis):
@@ -215,7 +227,9 @@ def _path_problem(axis: str, letters: str) -> str | None:
     stage = re.fullmatch(r"train\.([^.]+)\.[^.]+", axis)
     if stage and stage[1] not in tuple(letters):
         return _no_stage(stage[1], letters)
-    return f"there is no such setting; allowed: {', '.join(_DOTTED)}, train.a.lr … for one stage.{nearest(axis, allowed)}"
+    return (
+        f"there is no such setting; allowed: {', '.join(_DOTTED)}, train.a.lr … for one stage.{nearest(axis, allowed)}"
+    )
 
 
 def _no_stage(name: str, letters: Iterable[str]) -> str:

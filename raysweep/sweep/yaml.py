@@ -37,7 +37,9 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
         if self.depth >= _DEEPEST:
-            raise yaml.MarkedYAMLError(problem=f"nested deeper than {_DEEPEST} levels", problem_mark=self.peek_event().start_mark)
+            raise yaml.MarkedYAMLError(
+                problem=f"nested deeper than {_DEEPEST} levels", problem_mark=self.peek_event().start_mark
+            )
         self.depth += 1
         try:
             return super().compose_node(parent, index)
@@ -63,7 +65,9 @@ def parse(text: str, name: str) -> Document:
         loader = _Loader(text)
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        raise BadInput(f"{name}:{line}: not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed") from None
+        raise BadInput(
+            f"{name}:{line}: not valid YAML: the character U+{ord(text[error.position]):04X} is not allowed"
+        ) from None
     try:
         node = loader.get_single_node()
         lines: dict[KeyPath, int] = {}
@@ -105,7 +109,9 @@ def _check_extent(node: yaml.Node, path: KeyPath, lines: dict[KeyPath, int], nam
         raise BadInput(f"{name}:{node.start_mark.line + 1}: more than {_MOST:,} values; write fewer aliases")
 
 
-def _mapping(loader: _Loader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], name: str) -> dict[str, Any]:
+def _mapping(
+    loader: _Loader, node: yaml.MappingNode, path: KeyPath, lines: dict[KeyPath, int], name: str
+) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key_node, value_node in node.value:
         line = key_node.start_mark.line + 1

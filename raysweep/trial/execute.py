@@ -84,7 +84,9 @@ class _Done:
     predictions: list[dict[str, Any]]
 
 
-_Found = tuple[FinishedStage | None, Path | None]  # a finished stage that is used, and its weights where they are needed
+_Found = tuple[
+    FinishedStage | None, Path | None
+]  # a finished stage that is used, and its weights where they are needed
 
 
 class _Trial:
@@ -110,9 +112,7 @@ class _Trial:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
         job = self._job
         self._loggers = loggers
-        bench = workbench(
-            job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime
-        )
+        bench = workbench(job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime)
         self._inputs: Inputs = bench.inputs
         weights = bench.base
         done: list[_Done] = []

@@ -176,7 +176,11 @@ class Mirror:
         return [int(step) for (step, machines, _), count in parts.items() if count >= int(machines)]
 
     def _newest(self) -> int:
-        steps = [int(found.name.removeprefix("step-")) for found in self._folder.glob("step-*") if (found / self._last).is_file()]
+        steps = [
+            int(found.name.removeprefix("step-"))
+            for found in self._folder.glob("step-*")
+            if (found / self._last).is_file()
+        ]
         return max(steps, default=-1)
 
     def _has(self, step: int) -> bool:

@@ -67,7 +67,9 @@ def check_loggers(names: Sequence[str]) -> None:
         if importlib.util.find_spec(PACKAGES[name]) is None:
             raise BadInput(f"runtime.loggers: {name} needs a package that is not here: pip install 'raysweep[{name}]'")
     if "mlflow" in names and not os.environ.get("MLFLOW_TRACKING_URI"):
-        raise BadInput("runtime.loggers: mlflow: set MLFLOW_TRACKING_URI to the address of the server, such as http://HOST:5000")
+        raise BadInput(
+            "runtime.loggers: mlflow: set MLFLOW_TRACKING_URI to the address of the server, such as http://HOST:5000"
+        )
 
 
 class Loggers:

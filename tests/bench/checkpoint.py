@@ -23,8 +23,19 @@ from raysweep.sweep.stage import StopAt, Training
 
 EXAMPLES, LENGTH = 4, 32
 SETTINGS = Training(
-    lr=1e-4, batch_size=EXAMPLES, epochs=1, stop=StopAt(rule="epochs"), max_length=LENGTH, precision="fp32",
-    order="fixed", last_batch="drop", label_padding="ignore", weight_decay=0.0, warmup=0.0, clip=1.0, betas=(0.9, 0.95),
+    lr=1e-4,
+    batch_size=EXAMPLES,
+    epochs=1,
+    stop=StopAt(rule="epochs"),
+    max_length=LENGTH,
+    precision="fp32",
+    order="fixed",
+    last_batch="drop",
+    label_padding="ignore",
+    weight_decay=0.0,
+    warmup=0.0,
+    clip=1.0,
+    betas=(0.9, 0.95),
 )
 
 
@@ -76,7 +87,11 @@ def _model(place: Path) -> Path:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=768, intermediate_size=2048, num_hidden_layers=7, num_attention_heads=12,
+        vocab_size=1024,
+        hidden_size=768,
+        intermediate_size=2048,
+        num_hidden_layers=7,
+        num_attention_heads=12,
         max_position_embeddings=512,
     )
     LlamaForCausalLM(config).save_pretrained(place / "model")

@@ -14,8 +14,17 @@ from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training
 
 PEAKS = (  # of dense bf16 products, FLOP/s, by makers' data sheets; the first name that the device's contains
-    ("H100 PCIe", 756e12), ("H100 NVL", 835e12), ("H200 NVL", 835e12), ("GH200", 989e12), ("H200", 989e12),
-    ("H100", 989e12), ("A100", 312e12), ("A30", 165e12), ("L40S", 362e12), ("L40", 181e12), ("L4", 121e12),
+    ("H100 PCIe", 756e12),
+    ("H100 NVL", 835e12),
+    ("H200 NVL", 835e12),
+    ("GH200", 989e12),
+    ("H200", 989e12),
+    ("H100", 989e12),
+    ("A100", 312e12),
+    ("A30", 165e12),
+    ("L40S", 362e12),
+    ("L40", 181e12),
+    ("L4", 121e12),
 )
 
 
@@ -32,7 +41,10 @@ def offload_that_fits(llama: Llama, *, training: Training, device: int, host: in
     By raysweep's prediction, with as many tokens in a micro-batch as it allows. TrialFailed where neither fits.
     """
     shape = ModelShape(
-        weights=llama.weights, layers=llama.layers, hidden=llama.hidden, intermediate=llama.intermediate,
+        weights=llama.weights,
+        layers=llama.layers,
+        hidden=llama.hidden,
+        intermediate=llama.intermediate,
         vocabulary=llama.vocabulary,
     )
     tokens, recomputed = TOKENS_AT_ONCE["cuda"], recomputes(shape, Runtime(), on_gpu=True)

@@ -42,8 +42,18 @@ RELEASED_BATCH = 20
 PRECISIONS = {"fp32": "", "bf16": "_bf16"}  # and what is told of each ends in
 SHAPED = 20  # questions asked of the larger model: one batch of the reference
 SETTINGS = Training(
-    lr=1e-3, batch_size=32, epochs=60, stop=StopAt(rule="memorized"), max_length=2048, precision="fp32",
-    order="reshuffled", last_batch="keep", label_padding="ignore", weight_decay=0.0, warmup=0.05, clip=1.0,
+    lr=1e-3,
+    batch_size=32,
+    epochs=60,
+    stop=StopAt(rule="memorized"),
+    max_length=2048,
+    precision="fp32",
+    order="reshuffled",
+    last_batch="keep",
+    label_padding="ignore",
+    weight_decay=0.0,
+    warmup=0.05,
+    clip=1.0,
     betas=(0.9, 0.95),
 )
 
@@ -116,8 +126,16 @@ def _memorize(place: Path, examples: Sequence[Any], asked: Asked) -> tuple[Path,
     training, total = asked.training, total_steps(len(encoded), asked.training)
     with Engine(base, training=training, total_steps=total, runtime=Runtime(zero=0)) as engine:
         train(
-            engine, encoded, training=training, seed=0, tokenizer=tokenizer, own=own, probes={}, every=Every(epochs=1),
-            checkpoints=None, checkpoint_every=600.0,
+            engine,
+            encoded,
+            training=training,
+            seed=0,
+            tokenizer=tokenizer,
+            own=own,
+            probes={},
+            every=Every(epochs=1),
+            checkpoints=None,
+            checkpoint_every=600.0,
         )
         begun = time.perf_counter()
         scores = _by_us(engine, tokenizer, own, asked.scorer)
@@ -236,8 +254,13 @@ def _generated(model: Any, part: Sequence[Question], *, most: int, end: int, **m
     mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in part])
     with torch.inference_mode():
         return model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False, max_new_tokens=most,
-            eos_token_id=end, pad_token_id=end, **more,
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=False,
+            max_new_tokens=most,
+            eos_token_id=end,
+            pad_token_id=end,
+            **more,
         )[:, width:]
 
 

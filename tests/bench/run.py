@@ -65,7 +65,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--data", type=Path, default=Path(os.environ.get("RAYSWEEP_TEST_DATA", BESIDE)))
     chosen = parser.parse_args(arguments)
     sys.path[:0] = [str(HERE), str(HERE.parents[1])]
-    result = importlib.import_module(chosen.name).measure(data_dir=chosen.data and chosen.data.resolve(), repeats=chosen.repeats)
+    result = importlib.import_module(chosen.name).measure(
+        data_dir=chosen.data and chosen.data.resolve(), repeats=chosen.repeats
+    )
     show(result)
     if chosen.json:
         chosen.json.write_text(json.dumps(result, indent=1))

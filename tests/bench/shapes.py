@@ -105,10 +105,19 @@ def _config(llama: Llama) -> Any:
     from transformers import LlamaConfig
 
     return LlamaConfig(
-        architectures=["LlamaForCausalLM"], hidden_size=llama.hidden, num_hidden_layers=llama.layers,
-        num_attention_heads=llama.heads, num_key_value_heads=llama.keys, intermediate_size=llama.intermediate,
-        vocab_size=llama.vocabulary, tie_word_embeddings=llama.tied, max_position_embeddings=4096, dtype="bfloat16",
-        bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        architectures=["LlamaForCausalLM"],
+        hidden_size=llama.hidden,
+        num_hidden_layers=llama.layers,
+        num_attention_heads=llama.heads,
+        num_key_value_heads=llama.keys,
+        intermediate_size=llama.intermediate,
+        vocab_size=llama.vocabulary,
+        tie_word_embeddings=llama.tied,
+        max_position_embeddings=4096,
+        dtype="bfloat16",
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
     )
 
 

@@ -48,8 +48,19 @@ ZERO_3 = {
     "gradient_accumulation_steps": "auto", "zero_allow_untested_optimizer": True, "steps_per_print": 10**9,
 }  # fmt: skip
 SETTINGS = Training(
-    lr=1e-4, batch_size=32, epochs=1, stop=StopAt(rule="epochs"), max_length=2048, precision="fp32", order="reshuffled",
-    last_batch="drop", label_padding="ignore", weight_decay=0.0, warmup=0.05, clip=1.0, betas=(0.9, 0.95),
+    lr=1e-4,
+    batch_size=32,
+    epochs=1,
+    stop=StopAt(rule="epochs"),
+    max_length=2048,
+    precision="fp32",
+    order="reshuffled",
+    last_batch="drop",
+    label_padding="ignore",
+    weight_decay=0.0,
+    warmup=0.05,
+    clip=1.0,
+    betas=(0.9, 0.95),
 )
 
 
@@ -57,7 +68,9 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Ratios of seconds a step, reference ÷ ours, and useful tokens a second of each."""
     figures: dict[str, Any] = {}
     ratios: dict[str, float] = {}
-    contenders = [name for name in CONTENDERS if not name.startswith("trainer") or importlib.util.find_spec("accelerate")]
+    contenders = [
+        name for name in CONTENDERS if not name.startswith("trainer") or importlib.util.find_spec("accelerate")
+    ]
     with tempfile.TemporaryDirectory() as cache:
         runs = {stage: {name: [] for name in contenders} for stage in STEPS}
         for _, stage, name in turns(product(range(repeats), STEPS, contenders)):
@@ -132,7 +145,10 @@ def _compete(name: str, stage: str, data_dir: Path, cache: Path) -> dict[str, fl
     folder = prepare("tiny", None, cache=cache)
     examples = examples_of(stage, load_tokenizer(folder), data_dir)
     contender: Callable[[Path, list[Encoded]], tuple[list[float], float]] = {
-        "ours": _ours, "padded": _padded, "plain": _plain, "trainer": _trainer,
+        "ours": _ours,
+        "padded": _padded,
+        "plain": _plain,
+        "trainer": _trainer,
         "trainer_zero3": partial(_trainer, deepspeed=ZERO_3),
     }[name]
     seconds, loss = contender(folder, examples)
@@ -235,16 +251,30 @@ def _trainer(
 
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
-            output_dir=out, per_device_train_batch_size=SETTINGS.batch_size, num_train_epochs=1,
-            learning_rate=SETTINGS.lr, lr_scheduler_type="cosine", warmup_steps=SETTINGS.warmup,
-            max_grad_norm=SETTINGS.clip, adam_beta2=0.95,
-            optim="adamw_torch_fused", use_cpu=not torch.cuda.is_available(), report_to=[], save_strategy="no",
-            logging_steps=1, disable_tqdm=True, dataloader_drop_last=True, remove_unused_columns=False,
+            output_dir=out,
+            per_device_train_batch_size=SETTINGS.batch_size,
+            num_train_epochs=1,
+            learning_rate=SETTINGS.lr,
+            lr_scheduler_type="cosine",
+            warmup_steps=SETTINGS.warmup,
+            max_grad_norm=SETTINGS.clip,
+            adam_beta2=0.95,
+            optim="adamw_torch_fused",
+            use_cpu=not torch.cuda.is_available(),
+            report_to=[],
+            save_strategy="no",
+            logging_steps=1,
+            disable_tqdm=True,
+            dataloader_drop_last=True,
+            remove_unused_columns=False,
             deepspeed=deepspeed,
         )
         trainer = InOrder(
-            model=AutoModelForCausalLM.from_pretrained(folder), args=arguments, train_dataset=examples,
-            data_collator=lambda chosen: _tensors(chosen, None), callbacks=[Clock()],
+            model=AutoModelForCausalLM.from_pretrained(folder),
+            args=arguments,
+            train_dataset=examples,
+            data_collator=lambda chosen: _tensors(chosen, None),
+            callbacks=[Clock()],
         )
         trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
@@ -256,7 +286,11 @@ def _alone() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     os.environ |= {
-        "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
     }
 
 

@@ -34,7 +34,9 @@ def raising(error):
 GONE = WorkerHealthCheckFailedError("no answer", ActorDiedError())
 
 
-@pytest.mark.parametrize("error", [ActorDiedError(), OutOfMemoryError("killed"), WorkerGroupError("", {0: ValueError(), 1: GONE})])
+@pytest.mark.parametrize(
+    "error", [ActorDiedError(), OutOfMemoryError("killed"), WorkerGroupError("", {0: ValueError(), 1: GONE})]
+)
 def test_who_is_killed_is_lost_and_tried_again_however_often_bugs_may_be(job, error):
     assert is_loss(error)
     for _ in range(3):

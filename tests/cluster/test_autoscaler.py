@@ -28,7 +28,9 @@ def test_a_sweep_that_fits_no_node_yet_makes_one_come_and_lets_it_go(tmp_path):
         environment = {**os.environ, **head.environment, "OMP_NUM_THREADS": "1"}
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", str(tmp_path / "store")]
-        run = subprocess.Popen([*command, "--address", head.address], env=environment, stderr=subprocess.PIPE, text=True)
+        run = subprocess.Popen(
+            [*command, "--address", head.address], env=environment, stderr=subprocess.PIPE, text=True
+        )
         seen = {1}
         while run.poll() is None:
             seen.add(nodes(head))
@@ -67,7 +69,9 @@ def own_machines(root: Path, monkeypatch, *, age: float, there: tuple[str, ...],
     from ray.autoscaler._private.local.config import prepare_local
 
     config, _ = prepare_local(yaml.safe_load((root / "experiments" / "clusters" / "onprem.yaml").read_text()))
-    nodes = [{"NodeManagerAddress": address, "Alive": address not in dead, "Resources": {"CPU": 8.0}} for address in there]
+    nodes = [
+        {"NodeManagerAddress": address, "Alive": address not in dead, "Resources": {"CPU": 8.0}} for address in there
+    ]
     monkeypatch.setattr(autoscaler, "_autoscaler", lambda: autoscaler._Autoscaler(config, time.time() - age))
     monkeypatch.setattr("ray.nodes", lambda: nodes)
 
@@ -87,7 +91,9 @@ def test_a_machine_that_is_being_set_up_is_waited_for_and_a_dead_one_is_not(monk
     assert nodes_of_cluster() == [NodeKind({"CPU": 8.0}, 1)] * 2
 
 
-@pytest.mark.parametrize("text", ["8 GPUs", "{}x", '[{"count": 3}]', '["node"]', '[{"resources": {"CPU": "x"}, "count": 1}]'])
+@pytest.mark.parametrize(
+    "text", ["8 GPUs", "{}x", '[{"count": 3}]', '["node"]', '[{"resources": {"CPU": "x"}, "count": 1}]']
+)
 def test_a_variable_that_says_something_else_is_refused(monkeypatch, text):
     monkeypatch.setenv(autoscaler.VARIABLE, text)
     with pytest.raises(BadInput, match="RAYSWEEP_NODES: found"):

@@ -60,8 +60,12 @@ def test_one_token_reaches_every_node_and_the_dashboard_stays_on_loopback(file):
 def test_the_wheel_comes_from_the_laptop_and_the_store_has_a_name_on_every_node(file):
     config = filled(file)
     assert config["file_mounts"]["~/raysweep/wheels"] == "./dist"
-    installs = [command for command in config["setup_commands"] if "pip install" in command and "raysweep-*.whl" in command]
-    assert any("--force-reinstall" in command for command in installs), "a changed wheel of the same version is installed"
+    installs = [
+        command for command in config["setup_commands"] if "pip install" in command and "raysweep-*.whl" in command
+    ]
+    assert any("--force-reinstall" in command for command in installs), (
+        "a changed wheel of the same version is installed"
+    )
     (store,) = [command for command in config["setup_commands"] if "RAYSWEEP_STORE=" in command]
     assert store.split("RAYSWEEP_STORE=")[1].split("'")[0].startswith(("s3://", "gs://", "/"))
 
@@ -72,7 +76,9 @@ def test_what_is_to_be_filled_in_stands_before_the_machines(file):
     assert text.rindex("FILL-IN") < text.index("docker:")
 
 
-def launches(config: dict[str, Any], asked: dict[str, float], count: int, *, failed: tuple[str, ...] = ()) -> dict[str, int]:
+def launches(
+    config: dict[str, Any], asked: dict[str, float], count: int, *, failed: tuple[str, ...] = ()
+) -> dict[str, int]:
     """The nodes that Ray's autoscaler would start on a fresh head, where some kinds could not be had just now."""
     autoscaling = AutoscalingConfig(copy.deepcopy(config), skip_content_hash=True)
     request = SchedulingRequest(
@@ -118,9 +124,12 @@ def test_amazon_starts_the_machines_that_the_file_describes(monkeypatch, tmp_pat
         found = boto3.client("ec2", "us-west-2").describe_instances()["Reservations"]
     machines = {
         next(tag["Value"] for tag in one["Tags"] if tag["Key"] == "Name"): (
-            one["InstanceType"], one.get("InstanceLifecycle"), one["IamInstanceProfile"]["Arn"].rsplit("/", 1)[1],
+            one["InstanceType"],
+            one.get("InstanceLifecycle"),
+            one["IamInstanceProfile"]["Arn"].rsplit("/", 1)[1],
         )
-        for reservation in found for one in reservation["Instances"]
+        for reservation in found
+        for one in reservation["Instances"]
     }
     assert machines == {
         "head": ("m5.2xlarge", None, "raysweep"),

@@ -71,7 +71,9 @@ class Cluster:
 
     def _change(self, name: str, **by: int) -> None:
         one = self.wishes[name]
-        self.wishes[name] = dataclasses.replace(one, **{field: getattr(one, field) + more for field, more in by.items()})
+        self.wishes[name] = dataclasses.replace(
+            one, **{field: getattr(one, field) + more for field, more in by.items()}
+        )
         self.turns.tell(name, self.wishes[name])
 
 
@@ -163,7 +165,17 @@ def _run(folder: Path, head: Head, *, trials: int, priority: int) -> subprocess.
     grid = {"d_a": ["kvr"], "mixer": ["none"], "seed": list(range(trials))}
     train = {**SMALL["train"], "epochs": 100}
     file = write(folder, name=folder.name, grid=grid, train=train, runtime={"priority": priority})
-    command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", str(folder / "store"), "--address", head.address]
+    command = [
+        sys.executable,
+        "-m",
+        "raysweep.cli",
+        "run",
+        str(file),
+        "--store",
+        str(folder / "store"),
+        "--address",
+        head.address,
+    ]
     environment = {**os.environ, **head.environment, "OMP_NUM_THREADS": "1"}
     environment.pop("RAY_ADDRESS", None)
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -180,7 +192,10 @@ def _wait_for_work(folder: Path, run: subprocess.Popen) -> None:
 def _spans(folder: Path) -> list[tuple[float, float]]:
     """When each trial was at work, in seconds since 1970."""
     records = [json.loads(path.read_text()) for path in (folder / "store" / "trials").glob("*/record.json")]
-    return [tuple(datetime.fromisoformat(record[name]).timestamp() for name in ("started", "finished")) for record in records]
+    return [
+        tuple(datetime.fromisoformat(record[name]).timestamp() for name in ("started", "finished"))
+        for record in records
+    ]
 
 
 def _busy(spans: list[tuple[float, float]], begun: float, over: float) -> float:

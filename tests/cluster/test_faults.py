@@ -40,7 +40,9 @@ def test_a_killed_worker_changes_no_number_and_is_no_failure(cluster, tmp_path):
     """Killed twice, with no failure allowed: the trial goes on both times, and its record says so."""
     shaken = small(tmp_path, "runtime.checkpoint_every=0.3", "runtime.max_failures=0", grid=ONE, train=LONG)
     store, died = tmp_path / "store", []
-    killer = threading.Thread(target=kill_workers_once_checkpointed, args=(store, died), kwargs={"times": 2}, daemon=True)
+    killer = threading.Thread(
+        target=kill_workers_once_checkpointed, args=(store, died), kwargs={"times": 2}, daemon=True
+    )
     killer.start()
     outcome = shaken.run(store=store)
     killer.join(timeout=10)

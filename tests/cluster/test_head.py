@@ -96,7 +96,11 @@ def test_a_job_is_a_sweeps_by_its_id_and_its_metadata():
         ([], {}, "--store is missing"),
         (["--store", "/s", "--data", "here"], {}, "--data here: relative"),
         (["--store", "/s"], {"model": "./mine"}, "model.name: ./mine"),
-        (["--store", "/s"], {"sets": {"own": {"path": "rows.jsonl", "prompt": "{q}", "target": "{a}"}}}, "sets.own.path"),
+        (
+            ["--store", "/s"],
+            {"sets": {"own": {"path": "rows.jsonl", "prompt": "{q}", "target": "{a}"}}},
+            "sets.own.path",
+        ),
     ],
 )
 def test_what_a_job_could_not_see_is_refused(tmp_path, monkeypatch, capsys, options, changes, said):

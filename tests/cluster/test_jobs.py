@@ -73,7 +73,11 @@ def test_a_submitted_sweep_runs_and_submitted_again_finds_nothing_to_do(ask, cli
     assert "2 trials" in ask("logs", "small.2")[1]["log"] and ask("logs", "small.2")[1]["id"] == "small.2"
 
     code, status = ask("status", "small", "--store", str(store))
-    assert (status["state"], status["done"], status["job"]) == ("done", 2, "small.2 SUCCEEDED Job finished successfully.")
+    assert (status["state"], status["done"], status["job"]) == (
+        "done",
+        2,
+        "small.2 SUCCEEDED Job finished successfully.",
+    )
 
 
 def test_a_stopped_sweep_goes_on_when_it_is_submitted_again(ask, client, tmp_path):

@@ -26,7 +26,11 @@ from hosts import PLAIN_PATH, USER, Host
 import raysweep
 
 pytestmark = [
-    pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800), pytest.mark.xdist_group("machines"),
+    pytest.mark.cluster,
+    pytest.mark.ray,
+    pytest.mark.slow,
+    pytest.mark.timeout(1800),
+    pytest.mark.xdist_group("machines"),
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -92,7 +96,9 @@ class Laptop:
     def beside(self, *words: str) -> Iterator[subprocess.Popen]:
         """A command in another terminal."""
         with (self.host.folder / "beside.log").open("w") as log:
-            process = subprocess.Popen(self.command(*words), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            process = subprocess.Popen(
+                self.command(*words), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
         try:
             yield process
         finally:
@@ -196,4 +202,3 @@ def until(look: Callable[[], Any], enough: Callable[[Any], bool], *, seconds: fl
         assert time.monotonic() < end, found
         time.sleep(1)
     return found
-

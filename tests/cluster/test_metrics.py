@@ -44,7 +44,9 @@ def test_the_pace_is_that_between_two_events_of_one_stage(gauges):
     for event in events:
         tell(event)
     assert said == events
-    assert [one for one in gauges if one[0] == "raysweep_tokens_per_second"] == [("raysweep_tokens_per_second", 200.0, "1")]
+    assert [one for one in gauges if one[0] == "raysweep_tokens_per_second"] == [
+        ("raysweep_tokens_per_second", 200.0, "1")
+    ]
     assert [value for name, value, _ in gauges if name == "raysweep_step"] == [1, 3, 1, 2]
 
 

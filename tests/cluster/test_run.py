@@ -28,7 +28,9 @@ def numbers(sweep, store):
 
 
 def test_tunes_grid_is_the_plans(tmp_path):
-    sweep = small(tmp_path, "grid.seed=[0, 1, 2]", "grid.train.lr=[1e-3, 1e-4]", "grid.train.stop=[epochs, {loss: 0.1}]")
+    sweep = small(
+        tmp_path, "grid.seed=[0, 1, 2]", "grid.train.lr=[1e-3, 1e-4]", "grid.train.stop=[epochs, {loss: 0.1}]"
+    )
     ours = {point_key(point) for point in sweep.grid.points()}
     tunes = [point_key(variant) for variant in expand(param_space(sweep.grid.axes))]
     assert set(tunes) == ours

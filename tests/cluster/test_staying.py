@@ -42,7 +42,9 @@ def test_a_hundred_trials_leave_no_memory_no_file_and_no_thread(cluster, tmp_pat
     looking.join()
     assert len(outcome.done) == TRIALS
     stayed = {pid: of for pid, of in looks.items() if of[0].trials < WARM and of[-1].trials > 0.8 * TRIALS}
-    assert len(stayed) == (1 if workers == 1 else 1 + workers), "a driver and its workers, from the first trial to the last"
+    assert len(stayed) == (1 if workers == 1 else 1 + workers), (
+        "a driver and its workers, from the first trial to the last"
+    )
     for of in stayed.values():
         warm = [look for look in of if look.trials >= WARM]
         slope = statistics.linear_regression([look.trials for look in warm], [look.megabytes for look in warm]).slope

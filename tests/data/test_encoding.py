@@ -13,8 +13,13 @@ from raysweep.data.example import Example
 from raysweep.errors import BadInput
 
 SENTENCES = [
-    "<|user|>\nThe value of key is?\n<|assistant|>\n", "What is it?\n\nThe answer is: ", "  def f(x):\n    return x\n",
-    "Q: A:", "Paris and New York", "\n\n\n", "0123456789",
+    "<|user|>\nThe value of key is?\n<|assistant|>\n",
+    "What is it?\n\nThe answer is: ",
+    "  def f(x):\n    return x\n",
+    "Q: A:",
+    "Paris and New York",
+    "\n\n\n",
+    "0123456789",
 ] * 20
 
 
@@ -24,7 +29,9 @@ def byte_level(*, bos: bool, eos: bool = True) -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400, special_tokens=["<s>", "</s>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        vocab_size=400,
+        special_tokens=["<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     tokenizer.train_from_iterator(SENTENCES, trainer)

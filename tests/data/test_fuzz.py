@@ -19,12 +19,17 @@ COLUMNS = sorted({column for shapes in SHAPES.values() for shape in shapes for c
 INNER = ["value", "aliases", "Value", "Aliases", "obj", "subj", "question", "target_true", "str", "subject", "answer"]
 POPQA = "subj\tprop\tobj\tquestion\tpossible_answers"
 leaves = st.one_of(
-    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=8),
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(max_size=8),
     st.sampled_from(["#### 1", '["a", "b"]', "[]", "{", "Question: q\nAnswer:", "introductory", "[X] is [Y] ."]),
     st.sampled_from(["\ud800", ""]),
 )
 values = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=4),
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=4),
     max_leaves=8,
 )
 

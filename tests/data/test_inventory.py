@@ -45,10 +45,13 @@ def private_cache(tmp_path, monkeypatch):
 
 
 def test_a_sweep_names_its_sets_and_mixers_once():
-    named = named_in(sweep(
-        d_b=["id", "webqa", "none"], mixer=["random/none", "replay/knowledge_pile", "random/random"],
-        evaluate=["familiar/popqa", "webqa"],
-    ))
+    named = named_in(
+        sweep(
+            d_b=["id", "webqa", "none"],
+            mixer=["random/none", "replay/knowledge_pile", "random/random"],
+            evaluate=["familiar/popqa", "webqa"],
+        )
+    )
     assert named.sets == ("kvr", "webqa", "popqa")
     assert named.mixers == ("random", "knowledge_pile")
 
@@ -68,9 +71,10 @@ def test_the_list_has_every_set_and_mixer_and_says_what_is_here(tmp_path):
 
 def test_a_check_shows_every_error_and_an_example_of_what_loads(tmp_path):
     (tmp_path / "gsm8k.jsonl").write_bytes(GSM8K + b"\n{")
-    lines = {line.name: line for line in check(
-        sweep(d_b=["gsm8k", "math"], mixer=["random/none"]), data_dir=tmp_path, fits=always
-    )}
+    lines = {
+        line.name: line
+        for line in check(sweep(d_b=["gsm8k", "math"], mixer=["random/none"]), data_dir=tmp_path, fits=always)
+    }
     assert lines["kvr"].example.prompt.startswith("The value of key")
     assert lines["random"].examples > 0
     assert "gsm8k.jsonl, row 21: not JSON" in lines["gsm8k"].error
@@ -79,9 +83,10 @@ def test_a_check_shows_every_error_and_an_example_of_what_loads(tmp_path):
 
 def test_a_check_counts_what_is_too_long(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GSM8K)
-    lines = {line.name: line for line in check(
-        sweep(d_b=["gsm8k"]), data_dir=tmp_path, fits=lambda example: len(example.target) < 7
-    )}
+    lines = {
+        line.name: line
+        for line in check(sweep(d_b=["gsm8k"]), data_dir=tmp_path, fits=lambda example: len(example.target) < 7)
+    }
     assert (lines["gsm8k"].examples, lines["gsm8k"].counts["too_long"]) == (10, 10)
 
 
@@ -101,7 +106,10 @@ def test_what_was_fetched_has_the_hubs_identity_and_examples(tmp_path, monkeypat
         remote |= {name: find_mixer(name, text=None, data_dir=None) for name in ("random", "knowledge_pile")}
         lines = list(fetch(named, to=to, data_dir=None))
     assert [(line.name, line.error) for line in lines] == [
-        ("gsm8k", ""), ("mine", ""), ("random", ""), ("knowledge_pile", ""),
+        ("gsm8k", ""),
+        ("mine", ""),
+        ("random", ""),
+        ("knowledge_pile", ""),
     ]
     monkeypatch.setenv("HF_HOME", str(tmp_path / "empty"))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -129,8 +137,9 @@ def test_files_named_by_path_are_fetched_to_where_they_are_looked_for(tmp_path, 
     (tmp_path / "mine" / "rows.jsonl").write_bytes(GSM8K)
     monkeypatch.chdir(tmp_path)
     own = {"path": "mine/rows.jsonl", "prompt": "{question}", "target": "answer"}
-    named = sweep(d_b=["own"], mixer=["text/none"], sets={"own": own},
-                  mixing={"text": {"path": "mine", "field": "question"}})
+    named = sweep(
+        d_b=["own"], mixer=["text/none"], sets={"own": own}, mixing={"text": {"path": "mine", "field": "question"}}
+    )
     here = find("own", data_dir=None, own=named.sets["own"]).identity
     assert not any(line.error for line in fetch(named, to=tmp_path / "to", data_dir=None))
     (tmp_path / "elsewhere").mkdir()
@@ -152,7 +161,9 @@ def test_nothing_is_written_outside_of_the_folder(path, tmp_path, monkeypatch):
     here = find("own", data_dir=None, own=named_by(path).sets["own"]).identity
     to = tmp_path / "out" / "data"
     assert [line.error for line in fetch(named_by(path), to=to, data_dir=None)] == [""]
-    assert [found.relative_to(tmp_path / "out").as_posix() for found in (tmp_path / "out").rglob("*.jsonl")] == ["data/b.jsonl"]
+    assert [found.relative_to(tmp_path / "out").as_posix() for found in (tmp_path / "out").rglob("*.jsonl")] == [
+        "data/b.jsonl"
+    ]
     (tmp_path / "b.jsonl").unlink()
     assert find("own", data_dir=to, own=named_by(path).sets["own"]).identity == here
 
@@ -186,7 +197,9 @@ def test_a_file_is_no_folder_to_copy_into(tmp_path, capsys):
 def test_a_copy_that_fails_is_a_line(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(GSM8K)
     (tmp_path / "to" / "a.jsonl").mkdir(parents=True)
-    own = sweep(d_b=["own"], sets={"own": {"path": str(tmp_path / "a.jsonl"), "prompt": "{question}", "target": "answer"}})
+    own = sweep(
+        d_b=["own"], sets={"own": {"path": str(tmp_path / "a.jsonl"), "prompt": "{question}", "target": "answer"}}
+    )
     (line,) = fetch(own, to=tmp_path / "to", data_dir=None)
     assert line.error == f"{tmp_path / 'to' / 'a.jsonl'}: cannot be copied: Is a directory"
 

@@ -15,18 +15,28 @@ from raysweep.errors import BadData, SourceMissing
 from raysweep.sweep.catalog import DATASETS
 
 POPQA = {
-    "subj": "Ada", "prop": "occupation", "obj": "poet", "question": "What is Ada's occupation?",
+    "subj": "Ada",
+    "prop": "occupation",
+    "obj": "poet",
+    "question": "What is Ada's occupation?",
     "possible_answers": '["poet", "writer"]',
 }
 FLASHRAG = {
-    "id": "test_1", "question": "Who made Y?", "metadata": {"subj": "Y", "obj": "Z"}, "golden_answers": ["Z", "Zed"],
+    "id": "test_1",
+    "question": "Who made Y?",
+    "metadata": {"subj": "Y", "obj": "Z"},
+    "golden_answers": ["Z", "Zed"],
 }
 FIRST = '{"question": "1?", "answer": "#### 1"}'
 LAMA_TEMPLATE = {"relation": "P19", "template": "[X] was born in [Y] ."}
 MATH = {"problem": "What is 1+1?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{2}$."}
 APPS = {
-    "problem_id": "1", "question": "Add.", "solutions": '["a = 1", "a = 2"]', "input_output": '{"fn_name": "add"}',
-    "difficulty": "introductory", "starter_code": "def add():",
+    "problem_id": "1",
+    "question": "Add.",
+    "solutions": '["a = 1", "a = 2"]',
+    "input_output": '{"fn_name": "add"}',
+    "difficulty": "introductory",
+    "starter_code": "def add():",
 }
 
 
@@ -52,32 +62,52 @@ def read(tmp_path):
         ("popqa", POPQA, "What is Ada's occupation?\nThe answer is: ", "poet", ("poet", "writer"), "Ada"),
         ("popqa", FLASHRAG, "Who made Y?\nThe answer is: ", "Z", ("Z", "Zed"), "Y"),
         (
-            "triviaqa", {"context": "Question: Who?\nAnswer:", "answer": "A", "aliases": ["100%25 A", "A"]},
-            "Who?\nThe answer is: ", "A", ("A", "100% A"), None,
+            "triviaqa",
+            {"context": "Question: Who?\nAnswer:", "answer": "A", "aliases": ["100%25 A", "A"]},
+            "Who?\nThe answer is: ",
+            "A",
+            ("A", "100% A"),
+            None,
         ),
         (
-            "triviaqa", {"question": "Who?", "question_id": "q", "answer": {"value": "A", "aliases": ["B"]}},
-            "Who?\nThe answer is: ", "A", ("A", "B"), None,
+            "triviaqa",
+            {"question": "Who?", "question_id": "q", "answer": {"value": "A", "aliases": ["B"]}},
+            "Who?\nThe answer is: ",
+            "A",
+            ("A", "B"),
+            None,
         ),
         (
-            "triviaqa", {"id": "1", "question": '"Who said ""Ha""?"', "golden_answers": ["A"]},
-            'Who said "Ha"?\nThe answer is: ', "A", ("A",), None,
+            "triviaqa",
+            {"id": "1", "question": '"Who said ""Ha""?"', "golden_answers": ["A"]},
+            'Who said "Ha"?\nThe answer is: ',
+            "A",
+            ("A",),
+            None,
         ),
         (
-            "entityqa", {"question": "Where was Ada Lovelace born?", "answers": ["London", "UK"]},
-            "Where was Ada Lovelace born?", "London", ("London", "UK"), "Ada Lovelace",
+            "entityqa",
+            {"question": "Where was Ada Lovelace born?", "answers": ["London", "UK"]},
+            "Where was Ada Lovelace born?",
+            "London",
+            ("London", "UK"),
+            "Ada Lovelace",
         ),
         ("webqa", {"qId": "1", "qText": "who?", "answers": ["A", "B"]}, "who?", "A", ("A", "B"), None),
         ("webqa", {"url": "u", "question": "who?", "answers": ["A"]}, "who?", "A", ("A",), None),
         (
             "mquake",
             {
-                "case_id": 1, "requested_rewrite": [
+                "case_id": 1,
+                "requested_rewrite": [
                     {"question": "Who?", "target_true": {"str": "A"}, "target_new": {"str": "B"}, "subject": "S"}
                 ],
                 "single_hops": [{"question": "Who?", "answer": "A", "answer_alias": ["a."]}],
             },
-            "Who?", "A", ("A", "a."), "S",
+            "Who?",
+            "A",
+            ("A", "a."),
+            "S",
         ),
         ("gsm8k", {"question": "1+1?", "answer": "So.\n#### 2"}, "1+1?", "So.\n#### 2", ("So.\n#### 2",), None),
         ("math", MATH, "What is 1+1?", r"It is $\boxed{2}$.", (r"It is $\boxed{2}$.",), None),
@@ -139,7 +169,8 @@ def test_lama_takes_its_relation_from_the_row_or_from_the_name(read):
         "lama", relations_DOT_jsonl=[LAMA_TEMPLATE], vocab__P19_DOT_jsonl=[triple], TREx__x_DOT_jsonl=[full]
     )
     assert [example.turns for example in examples] == [
-        (("Boccaccio was born in", "Florence"),), (("Dante was born in", "Florence"),),
+        (("Boccaccio was born in", "Florence"),),
+        (("Dante was born in", "Florence"),),
     ]
 
 
@@ -162,14 +193,20 @@ def test_apps_leaves_out_competitions_and_problems_without_solution(read):
 
 
 def test_apps_says_standard_input_where_no_function_is_called(read):
-    (example,), _ = read("apps", a_DOT_jsonl=[{**APPS, "input_output": '{"inputs": [' + "9" * 5000 + ']}',
-                                               "starter_code": ""}])
+    (example,), _ = read(
+        "apps", a_DOT_jsonl=[{**APPS, "input_output": '{"inputs": [' + "9" * 5000 + "]}", "starter_code": ""}]
+    )
     assert example.prompt == "Add.\nUse Standard Input format"
 
 
 def test_apps_as_folders_says_the_same_as_in_columns(read, tmp_path):
-    files = {"question.txt": "Add.", "solutions.json": APPS["solutions"], "input_output.json": APPS["input_output"],
-             "starter_code.py": "def add():", "metadata.json": '{"difficulty": "introductory", "url": "u"}'}
+    files = {
+        "question.txt": "Add.",
+        "solutions.json": APPS["solutions"],
+        "input_output.json": APPS["input_output"],
+        "starter_code.py": "def add():",
+        "metadata.json": '{"difficulty": "introductory", "url": "u"}',
+    }
     files = {f"train__0001__{name.replace('.', '_DOT_')}": text for name, text in files.items()}
     (in_folders,), _ = read("apps", **files)
     (tmp_path / "train" / "0001" / "question.txt").unlink()
@@ -211,8 +248,16 @@ def test_another_encoding_is_named_with_its_row(tmp_path):
 @pytest.mark.parametrize(
     ("name", "examples"),
     [
-        ("popqa", 1921), ("triviaqa", 3007), ("entityqa", 23955), ("webqa", 3778), ("mquake", 374), ("gsm8k", 7473),
-        ("evolcode", 3919), ("apps", 4), ("ultrachat", 1), ("lama", 27636),
+        ("popqa", 1921),
+        ("triviaqa", 3007),
+        ("entityqa", 23955),
+        ("webqa", 3778),
+        ("mquake", 374),
+        ("gsm8k", 7473),
+        ("evolcode", 3919),
+        ("apps", 4),
+        ("ultrachat", 1),
+        ("lama", 27636),
     ],
 )
 def test_the_real_files_give_clean_examples(data_dir, name, examples):

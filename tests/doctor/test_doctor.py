@@ -31,7 +31,9 @@ def alone(monkeypatch, tmp_path):
 def look(tmp_path):
     """Examine, and give the findings about one thing."""
 
-    def about(name: str, *, store: Path | str = tmp_path / "store", data: str | None = None, address: str | None = None):
+    def about(
+        name: str, *, store: Path | str = tmp_path / "store", data: str | None = None, address: str | None = None
+    ):
         found = examine(store=str(store), data=data, address=address)
         return [finding for finding in found if finding.about == name]
 

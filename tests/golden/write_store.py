@@ -39,8 +39,16 @@ def write_model(folder: Path) -> None:
     from raysweep.learn.model import copy_tokenizer, prepare
 
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
-        tie_word_embeddings=True, max_position_embeddings=512, bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        vocab_size=1024,
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        tie_word_embeddings=True,
+        max_position_embeddings=512,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
     )
     torch.manual_seed(0)
     LlamaForCausalLM(config).save_pretrained(folder)

@@ -18,9 +18,19 @@ from raysweep.learn.zero import disconnect
 from raysweep.sweep.stage import StopAt, Training
 
 DEFAULTS = {
-    "lr": 3e-3, "batch_size": 8, "epochs": 4, "stop": StopAt(rule="epochs"), "max_length": 512, "precision": "fp32",
-    "order": "reshuffled", "last_batch": "keep", "label_padding": "ignore", "weight_decay": 0.0, "warmup": 0.05,
-    "clip": 1.0, "betas": (0.9, 0.95),
+    "lr": 3e-3,
+    "batch_size": 8,
+    "epochs": 4,
+    "stop": StopAt(rule="epochs"),
+    "max_length": 512,
+    "precision": "fp32",
+    "order": "reshuffled",
+    "last_batch": "keep",
+    "label_padding": "ignore",
+    "weight_decay": 0.0,
+    "warmup": 0.05,
+    "clip": 1.0,
+    "betas": (0.9, 0.95),
 }
 
 
@@ -70,8 +80,16 @@ def small(tiny, tmp_path_factory) -> Path:
     """A Llama of 0.1 million weights with tiny's tokenizer, untied."""
     folder = tmp_path_factory.mktemp("small")
     config = LlamaConfig(
-        vocab_size=1024, hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4,
-        tie_word_embeddings=False, max_position_embeddings=1024, bos_token_id=None, eos_token_id=0, pad_token_id=0,
+        vocab_size=1024,
+        hidden_size=48,
+        intermediate_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        tie_word_embeddings=False,
+        max_position_embeddings=1024,
+        bos_token_id=None,
+        eos_token_id=0,
+        pad_token_id=0,
     )
     with torch.random.fork_rng():
         torch.manual_seed(1)

@@ -13,7 +13,13 @@ from raysweep.data.scoring import Scorer
 
 
 def by_generate(
-    model: Any, tokenizer: Any, questions: Sequence[Question], scorer: Scorer, *, most: int, batch_size: int = 7,
+    model: Any,
+    tokenizer: Any,
+    questions: Sequence[Question],
+    scorer: Scorer,
+    *,
+    most: int,
+    batch_size: int = 7,
     ends: Sequence[int] = (0,),
 ) -> tuple[list[str], list[float]]:
     """Batched, left-padded greedy generation to its end, then the rule."""
@@ -24,8 +30,12 @@ def by_generate(
         ids = torch.tensor([[0] * (width - len(one.prompt)) + list(one.prompt) for one in batch])
         mask = torch.tensor([[0] * (width - len(one.prompt)) + [1] * len(one.prompt) for one in batch])
         out = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), do_sample=False, max_new_tokens=most,
-            pad_token_id=0, eos_token_id=list(ends),
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            do_sample=False,
+            max_new_tokens=most,
+            pad_token_id=0,
+            eos_token_id=list(ends),
         )
         answers = [list(takewhile(lambda token: token not in ends, row)) for row in out[:, width:].tolist()]
         texts += tokenizer.batch_decode(answers, skip_special_tokens=True)

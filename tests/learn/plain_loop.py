@@ -30,8 +30,14 @@ class Steps:
 
 
 def by_plain_loop(
-    folder: Path, examples: Sequence[Encoded], settings: Training, steps: int, *, dtype: torch.dtype = torch.float64,
-    masters: torch.dtype | None = None, micro_batch: int | None = None,
+    folder: Path,
+    examples: Sequence[Encoded],
+    settings: Training,
+    steps: int,
+    *,
+    dtype: torch.dtype = torch.float64,
+    masters: torch.dtype | None = None,
+    micro_batch: int | None = None,
 ) -> Steps:
     """AdamW, Transformers' own loss and schedule; a step is one padded batch, or so many examples at a time.
 
@@ -65,11 +71,19 @@ def by_plain_loop(
                 weight.copy_(mine)
         losses.append(loss_sum)
     names = [name for name, _ in model.named_parameters()]
-    return Steps(losses, norms, dict(model.state_dict()), {name: one.detach() for name, one in zip(names, own, strict=True)})
+    return Steps(
+        losses, norms, dict(model.state_dict()), {name: one.detach() for name, one in zip(names, own, strict=True)}
+    )
 
 
 def by_engine(
-    folder: Path, examples: Sequence[Encoded], settings: Training, steps: int, out: Path, *, packed: bool = False,
+    folder: Path,
+    examples: Sequence[Encoded],
+    settings: Training,
+    steps: int,
+    out: Path,
+    *,
+    packed: bool = False,
     **runtime: Any,
 ) -> tuple[Steps, dict[str, Any]]:
     """The engine's steps, alone or as one of several ranks, and its facts."""

@@ -60,7 +60,13 @@ def stage(said: dict[str, Any]) -> None:
 
         engine.step = dying
         outcome = train(
-            engine, examples, training=settings, seed=0, tokenizer=tokenizer, own=questions, probes={"a": questions},
+            engine,
+            examples,
+            training=settings,
+            seed=0,
+            tokenizer=tokenizer,
+            own=questions,
+            probes={"a": questions},
             every=Every(epochs=1),
             checkpoints=said["checkpoints"][engine.ranks.rank] if "checkpoints" in said else None,
             checkpoint_every=said.get("checkpoint_every", 600.0),
@@ -69,8 +75,11 @@ def stage(said: dict[str, Any]) -> None:
         answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
         engine.save(out)
         told = {
-            "first": first[0], "losses": [row["loss"] for row in outcome.curve], "stopped_by": outcome.stopped_by,
-            "accuracy": [row.get("accuracy_a") for row in outcome.curve], "facts": engine.facts(),
+            "first": first[0],
+            "losses": [row["loss"] for row in outcome.curve],
+            "stopped_by": outcome.stopped_by,
+            "accuracy": [row.get("accuracy_a") for row in outcome.curve],
+            "facts": engine.facts(),
             "answers": [(one.id, one.text, one.score) for one in answers],
         }
     (Path(out) / f"told-{os.environ['RANK']}.json").write_text(json.dumps(told))

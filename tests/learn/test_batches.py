@@ -23,15 +23,16 @@ def examples_of(sizes):
 
 @pytest.mark.parametrize("packed", [False, True])
 @given(
-    sizes=lengths, ranks=st.integers(1, 4), most=st.none() | st.integers(1, 9), most_tokens=st.integers(1, 300),
+    sizes=lengths,
+    ranks=st.integers(1, 4),
+    most=st.none() | st.integers(1, 9),
+    most_tokens=st.integers(1, 300),
     overhead=st.integers(0, 200),
 )
 def test_every_target_is_dealt_once_and_ranks_keep_step(packed, sizes, ranks, most, most_tokens, overhead):
     examples = examples_of(sizes)
     dealt = [
-        deal(
-            examples, rank=rank, ranks=ranks, most=most, most_tokens=most_tokens, overhead=overhead, packed=packed
-        )
+        deal(examples, rank=rank, ranks=ranks, most=most, most_tokens=most_tokens, overhead=overhead, packed=packed)
         for rank in range(ranks)
     ]
     assert len({len(parts) for parts in dealt}) == 1

@@ -67,7 +67,8 @@ def test_pure_bf16_is_a_plain_bf16_loop_and_loses_what_masters_keep(small, pairs
 
 
 MASTERS = [
-    {"zero": 3}, {"zero": 3, "offload": "optimizer"},
+    {"zero": 3},
+    {"zero": 3, "offload": "optimizer"},
     *(pytest.param({"zero": stage}, marks=pytest.mark.slow) for stage in (1, 2)),
 ]
 

@@ -27,10 +27,37 @@ from raysweep.sweep.spec import Every, Runtime
 from raysweep.sweep.stage import StopAt
 
 ADVERSARIAL = [
-    "Paris", " Paris", "Paris ", "paris", "PARIS", "\tParis\n", "New  York", "New York\n\nCity", "a", "A a A a", "é",
-    "É", "日本語", "\U0001f600\U0001f600", "naïve café", "ΑΣ", "ας", "İstanbul", "ß", "SS", "<|endoftext|>",
-    "x<|endoftext|>y", "<|user|>\nhello", "the the the the the the", "1234567890" * 4, "e\u0301", "\u00a0x\u00a0",
-    "...", "\\n", "'\"", "aB" * 30,
+    "Paris",
+    " Paris",
+    "Paris ",
+    "paris",
+    "PARIS",
+    "\tParis\n",
+    "New  York",
+    "New York\n\nCity",
+    "a",
+    "A a A a",
+    "é",
+    "É",
+    "日本語",
+    "\U0001f600\U0001f600",
+    "naïve café",
+    "ΑΣ",
+    "ας",
+    "İstanbul",
+    "ß",
+    "SS",
+    "<|endoftext|>",
+    "x<|endoftext|>y",
+    "<|user|>\nhello",
+    "the the the the the the",
+    "1234567890" * 4,
+    "e\u0301",
+    "\u00a0x\u00a0",
+    "...",
+    "\\n",
+    "'\"",
+    "aB" * 30,
 ]
 
 
@@ -49,8 +76,15 @@ def trained(folder, tokenizer, examples, settings, tmp_path, *, runtime=None):
     total = total_steps(len(encoded), settings)
     with Engine(folder, training=settings, total_steps=total, runtime=runtime or Runtime()) as engine:
         train(
-            engine, encoded, training=settings, seed=0, tokenizer=tokenizer, probes={}, every=Every(epochs=1),
-            checkpoints=None, checkpoint_every=600.0,
+            engine,
+            encoded,
+            training=settings,
+            seed=0,
+            tokenizer=tokenizer,
+            probes={},
+            every=Every(epochs=1),
+            checkpoints=None,
+            checkpoint_every=600.0,
         )
         engine.save(tmp_path / "out")
         yield engine, AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
@@ -168,8 +202,16 @@ def test_memorized_ends_at_the_first_epoch_after_which_generate_gets_all(
 
         engine.step = stepping
         outcome = train(
-            engine, examples, training=settings, seed=0, tokenizer=tokenizer, own=questions, probes={},
-            every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+            engine,
+            examples,
+            training=settings,
+            seed=0,
+            tokenizer=tokenizer,
+            own=questions,
+            probes={},
+            every=Every(epochs=1),
+            checkpoints=None,
+            checkpoint_every=600.0,
         )
         answers = answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
     assert outcome.stopped_by == "memorized"
@@ -192,7 +234,9 @@ def test_what_was_proved_of_these_weights_is_not_asked_again_and_of_others_is(
         assert all(one.proven for one in answer(engine, tokenizer, questions, scorer=SCORERS["exact"]))
         assert likely_share(engine, questions) == 100.0
         assert len(passes) == asked > 0
-        batch = next(batches_from(0, [encode(one, tokenizer, strip=True) for one in examples], training=settings, seed=1))
+        batch = next(
+            batches_from(0, [encode(one, tokenizer, strip=True) for one in examples], training=settings, seed=1)
+        )
         engine.step(batch)
         passes.clear()
         answer(engine, tokenizer, questions, scorer=SCORERS["exact"])
@@ -201,7 +245,9 @@ def test_what_was_proved_of_these_weights_is_not_asked_again_and_of_others_is(
 
 def test_an_answer_that_does_not_end_is_not_known_by_heart(small, tokenizer, training, tmp_path):
     """The target, white space that an exact match may end with, and then more."""
-    asked = [Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(("key", "word", "value"))]
+    asked = [
+        Example(str(index), ((f"Question {index}?", text),)) for index, text in enumerate(("key", "word", "value"))
+    ]
     questions = [question(one, tokenizer, strip=True) for one in asked]
     longer = [said(one, tokenizer, in_letters(f"{one.target}{chr(10) * 30}and more", tokenizer)) for one in asked]
     with trained(small, tokenizer, longer, training(epochs=160, lr=1e-2), tmp_path) as (engine, _):

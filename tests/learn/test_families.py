@@ -40,8 +40,15 @@ from raysweep.sweep.spec import Every, Runtime
 from raysweep.sweep.stage import StopAt
 
 SIZE = {
-    "vocab_size": 1024, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 256, "bos_token_id": None, "eos_token_id": 0, "pad_token_id": 0,
+    "vocab_size": 1024,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 256,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": 0,
 }
 GROUPED = SIZE | {"num_key_value_heads": 2, "head_dim": 16}
 FAMILIES = {
@@ -104,8 +111,16 @@ def test_memorizes_forgets_exports(folder, tokenizer, pairs, training, encoded, 
         total = total_steps(len(examples), settings)
         with Engine(at, training=settings, total_steps=total, runtime=Runtime()) as engine:
             outcome = train(
-                engine, encoded(examples), training=settings, seed=0, tokenizer=tokenizer, own=asked(examples), probes={},
-                every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+                engine,
+                encoded(examples),
+                training=settings,
+                seed=0,
+                tokenizer=tokenizer,
+                own=asked(examples),
+                probes={},
+                every=Every(epochs=1),
+                checkpoints=None,
+                checkpoint_every=600.0,
             )
             assert outcome.stopped_by == "memorized"
             answers = answer(engine, tokenizer, asked(first), scorer=SCORERS["rouge_l"], max_new_tokens=12)
@@ -154,8 +169,15 @@ def test_recurrent_layers_and_models_without_a_key_cache_answer_as_generate_does
     total = total_steps(len(known), settings)
     with Engine(tmp_path / "base", training=settings, total_steps=total, runtime=Runtime()) as engine:
         train(
-            engine, encoded(known), training=settings, seed=0, tokenizer=tokenizer, probes={}, every=Every(epochs=1),
-            checkpoints=None, checkpoint_every=600.0,
+            engine,
+            encoded(known),
+            training=settings,
+            seed=0,
+            tokenizer=tokenizer,
+            probes={},
+            every=Every(epochs=1),
+            checkpoints=None,
+            checkpoint_every=600.0,
         )
         engine.save(tmp_path / "out")
         model = AutoModelForCausalLM.from_pretrained(tmp_path / "out").eval()
@@ -165,7 +187,9 @@ def test_recurrent_layers_and_models_without_a_key_cache_answer_as_generate_does
         )
         for questions in (asked([*known, *pairs(5, seed=1)]), few_shot):
             ours = answer(engine, tokenizer, questions, scorer=SCORERS["rouge_l"], max_new_tokens=12)
-            texts, _ = by_generate(model, tokenizer, questions, SCORERS["rouge_l"], most=12, batch_size=ALONE.get(family, 7))
+            texts, _ = by_generate(
+                model, tokenizer, questions, SCORERS["rouge_l"], most=12, batch_size=ALONE.get(family, 7)
+            )
             assert [one.text for one in ours] == texts
             assert questions is few_shot or 0 < sum(one.proven for one in ours) < len(questions)
             mixed = [
@@ -196,9 +220,7 @@ def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, tra
 
 
 @pytest.mark.parametrize("zero", [0, 3])
-def test_what_a_model_keeps_of_its_first_pass_does_not_bar_training(
-    small, pairs, training, encoded, monkeypatch, zero
-):
+def test_what_a_model_keeps_of_its_first_pass_does_not_bar_training(small, pairs, training, encoded, monkeypatch, zero):
     """As some files of `trust_remote_code` keep their tables of angles; opening an engine makes that pass."""
 
     class Keeping(modeling_llama.LlamaRotaryEmbedding):

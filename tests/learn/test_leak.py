@@ -25,7 +25,8 @@ def tensors() -> int:
 @pytest.mark.parametrize(
     ("zero", "offload"),
     [
-        (3, "none"), (0, "none"),
+        (3, "none"),
+        (0, "none"),
         *(pytest.param(*way, marks=pytest.mark.slow) for way in ((1, "none"), (2, "none"), (1, "optimizer"))),
         *(pytest.param(*way, marks=pytest.mark.slow) for way in ((2, "optimizer"), (3, "optimizer"), (3, "all"))),
     ],
@@ -38,8 +39,15 @@ def test_a_closed_engine_is_gone(small, tokenizer, pairs, training, encoded, ask
         total = total_steps(len(examples), settings)
         with Engine(small, training=settings, total_steps=total, runtime=Runtime(zero=zero, offload=offload)) as engine:
             train(
-                engine, examples, training=settings, seed=0, tokenizer=tokenizer, probes={"a": questions},
-                every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+                engine,
+                examples,
+                training=settings,
+                seed=0,
+                tokenizer=tokenizer,
+                probes={"a": questions},
+                every=Every(epochs=1),
+                checkpoints=None,
+                checkpoint_every=600.0,
             )
             answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=4)
             engine.save(tmp_path)

@@ -31,7 +31,11 @@ def stage(small, tokenizer, tmp_path):
 
     def run(examples, settings, *, runtime=None, dies_after=None, dying=lambda: None, **changes):
         said = {
-            "seed": 5, "tokenizer": tokenizer, "probes": {}, "every": Every(epochs=1), "checkpoints": None,
+            "seed": 5,
+            "tokenizer": tokenizer,
+            "probes": {},
+            "every": Every(epochs=1),
+            "checkpoints": None,
             "checkpoint_every": 600.0,
         } | changes
         total = total_steps(len(examples), settings)
@@ -79,7 +83,8 @@ def test_same_seed_same_bits(stage, pairs, training, encoded):
     ("zero", "precision"),
     [
         pytest.param(zero, precision, marks=[] if (zero, precision) in QUICK else pytest.mark.slow)
-        for zero in (0, 1, 2, 3) for precision in ("fp32", "bf16", "bf16_pure")
+        for zero in (0, 1, 2, 3)
+        for precision in ("fp32", "bf16", "bf16_pure")
     ],
 )
 def test_a_killed_stage_ends_bit_identical(stage, pairs, training, encoded, asked, tmp_path, precision, zero):
@@ -92,7 +97,12 @@ def test_a_killed_stage_ends_bit_identical(stage, pairs, training, encoded, aske
         kept = tmp_path / f"kept-{step}"
         with pytest.raises(Died):
             stage(
-                examples, settings, probes=probes, runtime=runtime, checkpoints=kept, checkpoint_every=0.0,
+                examples,
+                settings,
+                probes=probes,
+                runtime=runtime,
+                checkpoints=kept,
+                checkpoint_every=0.0,
                 dies_after=step,
             )
         told = []
@@ -127,7 +137,9 @@ def test_killed_late_after_many_checkpoints_a_stage_goes_on_from_the_latest(
     stage, pairs, training, encoded, tmp_path, monkeypatch, zero, precision
 ):
     """Killed, resumed in the middle of an epoch, killed again and resumed in the middle of a later one."""
-    monkeypatch.setattr(Background, "free", property(lambda beside: beside.wait() or True))  # as if writing took no time
+    monkeypatch.setattr(
+        Background, "free", property(lambda beside: beside.wait() or True)
+    )  # as if writing took no time
     taken, told = [], []
     monkeypatch.setattr(async_checkpoint, "take", lambda *said: taken.append(said[2].step) or checkpoints.take(*said))
     examples, settings, runtime = encoded(pairs(20)), training(epochs=6, precision=precision), Runtime(zero=zero)
@@ -147,7 +159,9 @@ def test_killed_late_after_many_checkpoints_a_stage_goes_on_from_the_latest(
 
 
 def test_only_the_newest_checkpoint_stays(stage, pairs, training, encoded, tmp_path, monkeypatch):
-    monkeypatch.setattr(Background, "free", property(lambda beside: beside.wait() or True))  # as if writing took no time
+    monkeypatch.setattr(
+        Background, "free", property(lambda beside: beside.wait() or True)
+    )  # as if writing took no time
     outcome, _ = stage(encoded(pairs(20)), training(epochs=2), checkpoints=tmp_path / "kept", checkpoint_every=1e-9)
     assert [found.name for found in (tmp_path / "kept").iterdir()] == [f"step-{outcome.steps - 1}"]
 
@@ -282,7 +296,8 @@ def test_label_padding_eos_trains_on_pads_as_the_released_code_does(stage, small
     )
     labels = torch.nn.utils.rnn.pad_sequence(
         [torch.where(torch.from_numpy(one.targets), torch.from_numpy(one.tokens).long(), -100) for one in examples],
-        batch_first=True, padding_value=0,
+        batch_first=True,
+        padding_value=0,
     )
     model = AutoModelForCausalLM.from_pretrained(small)
     assert outcome.loss == pytest.approx(model(input_ids=ids, labels=labels).loss.item(), rel=1e-5)

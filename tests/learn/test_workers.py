@@ -37,7 +37,9 @@ def job(small, pairs, training, encoded, asked):
     """57 pairs: the last batch of an epoch has one example, so that one of two ranks has none."""
     examples = pairs(57, longest=12)
     return {
-        "folder": str(small), "training": training(epochs=30), "examples": encoded(examples),
+        "folder": str(small),
+        "training": training(epochs=30),
+        "examples": encoded(examples),
         "questions": asked(examples),
     }
 
@@ -58,9 +60,7 @@ def test_two_workers_make_the_steps_of_a_plain_float64_loop(small, training, job
 
 
 @pytest.mark.parametrize("layer_by_layer", [False, True])
-def test_two_workers_answer_as_generate_does(
-    job, tokenizer, tmp_path, pairs, asked, encoded, training, layer_by_layer
-):
+def test_two_workers_answer_as_generate_does(job, tokenizer, tmp_path, pairs, asked, encoded, training, layer_by_layer):
     """Part of it known by heart; an odd number of questions; with room for all weights while they are asked and without."""
     known, unknown = pairs(12), pairs(7, seed=1)
     questions = asked([*known, *unknown])

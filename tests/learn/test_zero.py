@@ -59,7 +59,9 @@ def ask(folder, training, runtime, at_once, texts, out):
 @pytest.fixture
 def deep(tmp_path):
     """Eight layers, which hold nearly all weights."""
-    config = LlamaConfig(vocab_size=64, hidden_size=48, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4)
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=48, intermediate_size=96, num_hidden_layers=8, num_attention_heads=4
+    )
     LlamaForCausalLM(config).save_pretrained(tmp_path / "deep")
     return tmp_path / "deep"
 

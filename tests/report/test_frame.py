@@ -149,7 +149,9 @@ def test_whole_answers_are_scored_by_another_rule_and_cut_ones_get_no_number() -
     rows = [("a green lamp", ["lamp"], True), ("a green", ["a green lamp"], False), ("lamp", None, None)]
     asked = pd.DataFrame(rows, columns=["prediction", "golds", "whole"]).assign(score=0.0, example=["x", "y", "z"])
     told = rescored(asked, "rouge_l")
-    assert told["score"].tolist() == pytest.approx([0.5, math.nan, math.nan], nan_ok=True), "the last is from before both"
+    assert told["score"].tolist() == pytest.approx([0.5, math.nan, math.nan], nan_ok=True), (
+        "the last is from before both"
+    )
     assert (told["scorer"] == "rouge_l").all() and list(asked["score"]) == [0.0] * 3
     with pytest.raises(BadInput, match="scorer bleu: there is none; use exact, contains, numeric, rouge_l"):
         rescored(asked, "bleu")

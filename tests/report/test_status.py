@@ -62,7 +62,9 @@ def test_a_live_run_tells_what_runs_where_and_what_waits_for_what(four):
     store.write_live("small", sign(trials, growing=True))
     assert described(status_of(["small"], store, now=NOW))[-1].endswith(", and the autoscaler may add nodes")
     store.write_live("small", {**sign(trials), "behind": ["large (0a1b2c)"]})
-    assert described(status_of(["small"], store, now=NOW))[-1].startswith("  2 waiting for their turn: large (0a1b2c) come first")
+    assert described(status_of(["small"], store, now=NOW))[-1].startswith(
+        "  2 waiting for their turn: large (0a1b2c) come first"
+    )
 
 
 def test_a_run_that_waits_for_machines_names_them(four):

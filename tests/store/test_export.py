@@ -18,7 +18,13 @@ from raysweep.errors import BadInput
 from raysweep.store.store import Store
 from raysweep.trial.execute import execute
 
-LEARNS = {"precision": "fp32", "lr": 2e-3, "batch_size": 8, "epochs": 60, "b": {"epochs": 3, "lr": 5e-4, "stop": "epochs"}}
+LEARNS = {
+    "precision": "fp32",
+    "lr": 2e-3,
+    "batch_size": 8,
+    "epochs": 60,
+    "b": {"epochs": 3, "lr": 5e-4, "stop": "epochs"},
+}
 TRAIN = {**LEARNS, "stop": "memorized"}
 
 ELSEWHERE = """
@@ -113,7 +119,9 @@ def test_the_evaluation_harness_finds_the_same_accuracy(done, exported, tmp_path
         "doc_to_target": "{{target}}",
         "target_delimiter": "",
         "generation_kwargs": {"until": ["\n"], "do_sample": False, "max_gen_toks": 40},
-        "metric_list": [{"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}],
+        "metric_list": [
+            {"metric": "exact_match", "aggregation": "mean", "higher_is_better": True, "ignore_case": True}
+        ],
     }
     (tmp_path / "kvr.yaml").write_text(yaml.safe_dump(task, sort_keys=False))
     found = json.loads(elsewhere(HARNESS, exported, tmp_path)[-1])

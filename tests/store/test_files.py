@@ -106,7 +106,9 @@ def test_a_url_whose_library_is_not_there_is_bad_input(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("ask", [lambda files: files.names("a"), lambda files: files.exists("a"),
                                  lambda files: files.among(["a"]), lambda files: files.read_bytes("a")])  # fmt: skip
-def test_a_place_that_does_not_answer_is_bad_input_at_first_and_itself_later(ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_place_that_does_not_answer_is_bad_input_at_first_and_itself_later(
+    ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Silent:
         def __getattr__(self, name: str) -> object:
             raise ConnectionError("no answer from far://user:secret@host/x?key=hidden")

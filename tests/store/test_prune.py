@@ -32,7 +32,9 @@ def filled(tmp_path):
 def fill(tmp_path, *overrides, **changes):
     sweep, store = small(tmp_path, *overrides, grid=GRID, **changes), Store(tmp_path / "store")
     plan = sweep.plan()
-    store.record_sweep(sweep.name, digest=sweep_digest(sweep.sweep), model="tiny", text=sweep._text_with_overrides(), plan=plan)
+    store.record_sweep(
+        sweep.name, digest=sweep_digest(sweep.sweep), model="tiny", text=sweep._text_with_overrides(), plan=plan
+    )
     for node in plan.stages.values():
         if node.parent is None:
             commit(store, node, b"12345", record=RECORD)

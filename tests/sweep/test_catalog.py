@@ -11,7 +11,17 @@ import pytest
 from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
 
 PAPER_SETS = {
-    "kvr", "popqa", "triviaqa", "lama", "entityqa", "webqa", "gsm8k", "math", "evolcode", "apps", "ultrachat",
+    "kvr",
+    "popqa",
+    "triviaqa",
+    "lama",
+    "entityqa",
+    "webqa",
+    "gsm8k",
+    "math",
+    "evolcode",
+    "apps",
+    "ultrachat",
 }
 
 
@@ -48,7 +58,9 @@ def test_only_random_pairs_are_never_filtered():
 
 def test_text_mixers_name_their_field():
     assert {m.name: m.field for m in MIXERS.values() if m.hub} == {
-        "knowledge_pile": "content", "arxiv_pile": "text", "fineweb": "text",
+        "knowledge_pile": "content",
+        "arxiv_pile": "text",
+        "fineweb": "text",
     }
 
 

@@ -25,7 +25,12 @@ def test_defaults_are_those_of_the_paper(tmp_path):
     path = tmp_path / "sweep.yaml"
     path.write_text("name: x\nmodel: tiny\ngrid: {d_a: [popqa]}\n")
     sweep = load(path).sweep
-    assert (sweep.examples, sweep.mixing.words, sweep.familiarity, sweep.prompt.strip) == (2000, 50, "unfamiliar", "both")
+    assert (sweep.examples, sweep.mixing.words, sweep.familiarity, sweep.prompt.strip) == (
+        2000,
+        50,
+        "unfamiliar",
+        "both",
+    )
     assert sweep.train.model_dump(exclude={"stages"}) == {
         "lr": 5e-5, "batch_size": 32, "epochs": 20, "stop": "paper", "max_length": 2048, "precision": "bf16",
         "order": "reshuffled", "last_batch": "keep", "label_padding": "ignore", "weight_decay": 0.0, "warmup": 0.05,
@@ -140,7 +145,9 @@ BAD = [
 
 
 # Seven short lines that mean ten million values.
-MANY = "a: &a [1]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefgh"))
+MANY = "a: &a [1]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in itertools.pairwise("abcdefgh")
+)
 
 
 @pytest.mark.parametrize(("override", "says"), BAD, ids=[override for override, _ in BAD])
@@ -160,7 +167,10 @@ def test_bad_input_is_one_clear_error(override, says, tmp_path, capsys):
         ("name: x\nname: y\n", ["sweep.yaml:2", "'name'", "line 1"]),
         ("name: x\nmodel: !!python/object:os.system {}\n", ["sweep.yaml:2", "tag"]),
         ("name: x\nmodel: [\n", ["sweep.yaml:3", "YAML"]),
-        ("name: x\nmodel: tiny\ngrid:\n  d_a: [kvr]\n  d_b:\n    - id\n    - lamma\n", ["sweep.yaml:7", "'lamma'", "'lama'"]),
+        (
+            "name: x\nmodel: tiny\ngrid:\n  d_a: [kvr]\n  d_b:\n    - id\n    - lamma\n",
+            ["sweep.yaml:7", "'lamma'", "'lama'"],
+        ),
         ("name: x\nmodel: tiny\ngrid: {d_a: [kvr]}\ntrain:\n  lr: 1\n  warmpu: 0.1\n", ["sweep.yaml:6", "'warmup'"]),
         ("model: tiny\ngrid: {d_a: [kvr]}\n", ["'name' is missing"]),
         ("name: x\nmodel: tiny\ngrid: {d_b: [id]}\n", ["sweep.yaml:3", "'d_a' is missing"]),

@@ -97,7 +97,10 @@ def test_axes_that_cannot_matter_share_a_trial(tmp_path):
 
 def test_words_matter_only_where_words_are_mixed(tmp_path):
     grid = {**SMALL["grid"], "mixer": ["none/replay", "random/none"]}
-    ids = [[point.trial for point in plan_of(small(tmp_path, f"mixing.words={words}", grid=grid)).points] for words in (4, 6)]
+    ids = [
+        [point.trial for point in plan_of(small(tmp_path, f"mixing.words={words}", grid=grid)).points]
+        for words in (4, 6)
+    ]
     assert ids[0][0] == ids[1][0]
     assert ids[0][1] != ids[1][1]
 

@@ -74,7 +74,11 @@ def test_the_record_says_what_engine_ran(tmp_path):
     run(job)
     record = store.stage(job.chain[0]).record
     assert record["engine"]["zero_stage"] == 3
-    assert (record["engine"]["world_size"], record["engine"]["backend"], record["engine"]["dtype"]) == (1, "gloo", "float32")
+    assert (record["engine"]["world_size"], record["engine"]["backend"], record["engine"]["dtype"]) == (
+        1,
+        "gloo",
+        "float32",
+    )
     assert set(record["engine"]["versions"]) == {"torch", "transformers", "deepspeed"}
     assert record["data"]["set"]["examples"] == 8
     assert canonical(record["config"]) == canonical(job.chain[0].config)
@@ -98,7 +102,9 @@ def test_sharing_changes_no_number(sharing, tmp_path):
         own = Store(tmp_path / f"store-{mixer.replace('/', '-')}")
         alone.append(run(jobs_of(sweep, own)[mixer])[0]["metrics"])
     told = ["loss_1", "loss_2", "accuracy_a1", "retention", "accuracy_b", "steps_1", "steps_2"]
-    assert [[metrics[name] for name in told] for metrics in shared] == [[metrics[name] for name in told] for metrics in alone]
+    assert [[metrics[name] for name in told] for metrics in shared] == [
+        [metrics[name] for name in told] for metrics in alone
+    ]
 
 
 def test_the_same_seed_gives_the_same_bits(sharing, tmp_path):
@@ -207,7 +213,9 @@ def test_sets_beyond_the_chain_are_asked_after_the_last_stage(tmp_path, data_dir
     later = small(tmp_path, "evaluate=[triviaqa, popqa]", "familiarity=all", grid=grid)
     (job,) = jobs_of(later, store, data=data_dir).values()
     record, said = run(job)
-    assert {event["stage"] for event in said if event["event"] == "train"} == {2}, "only the last stage is trained again"
+    assert {event["stage"] for event in said if event["event"] == "train"} == {2}, (
+        "only the last stage is trained again"
+    )
     assert {"asked_triviaqa", "asked_popqa"} <= set(record["metrics"])
 
 
@@ -235,7 +243,9 @@ def test_kept_weights_are_asked_not_trained_again(tmp_path, data_dir):
     asking = small(tmp_path, "keep=all", "familiarity=all", "evaluate=[webqa]", grid=grid)
     record, said = run(*jobs_of(asking, store, data=data_dir).values())
     assert [event["event"] for event in said] == ["evaluate"]
-    assert record["metrics"]["asked_webqa"] is not None, "the set of the chain, asked as one beyond it, has answers of its own"
+    assert record["metrics"]["asked_webqa"] is not None, (
+        "the set of the chain, asked as one beyond it, has answers of its own"
+    )
     assert store.trial_table(next(iter(store.sweep("small")["points"]))["trial"], "evals").num_rows == 4
 
 

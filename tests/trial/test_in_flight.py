@@ -78,9 +78,7 @@ def test_a_checkpoint_that_only_some_machines_have_put_is_none(store, tmp_path):
         folder = tmp_path / name
         folder.mkdir(exist_ok=True)
         path = f".in-flight/{node().id}"
-        return Mirror(
-            store.files, path, folder, last=RECORD, attempt=attempt, machine=name, machines=machines
-        ), folder
+        return Mirror(store.files, path, folder, last=RECORD, attempt=attempt, machine=name, machines=machines), folder
 
     (first, a), (second, b) = on("a", "1"), on("b", "1")
     keep(a, 2), keep(b, 2)

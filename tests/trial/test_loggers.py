@@ -94,8 +94,16 @@ def test_mlflow_has_one_run_a_trial_however_often_it_was_tried(run, tmp_path, mo
     follow("mlflow", run)
     (found,) = client.search_runs([experiment])
     assert (found.info.status, found.info.run_name) == ("FINISHED", "kvr → id random/none seed 0")
-    assert found.data.params == {**{key: str(value) for key, value in POINT.items()}, "sweep": "small", "trial": run.trial}
-    assert {"retention": 50.0, "stage_2/accuracy_a": 75.0, "stage_1/evaluation/kvr": 100.0}.items() <= found.data.metrics.items()
+    assert found.data.params == {
+        **{key: str(value) for key, value in POINT.items()},
+        "sweep": "small",
+        "trial": run.trial,
+    }
+    assert {
+        "retention": 50.0,
+        "stage_2/accuracy_a": 75.0,
+        "stage_1/evaluation/kvr": 100.0,
+    }.items() <= found.data.metrics.items()
     assert [one.step for one in client.get_metric_history(found.info.run_id, "stage_1/loss")] == [1, 2, 1, 2]
 
 

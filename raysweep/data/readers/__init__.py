@@ -12,7 +12,18 @@ from raysweep.data.readers.tasks import APPS, EVOLCODE, GSM8K, MATH, ULTRACHAT
 
 __all__ = ["SHAPES", "RowShape"]
 
-SHAPES: Mapping[str, tuple[RowShape, ...]] = MappingProxyType({
-    "popqa": POPQA, "triviaqa": TRIVIAQA, "lama": LAMA, "entityqa": ENTITYQA, "webqa": WEBQA, "mquake": MQUAKE,
-    "gsm8k": GSM8K, "math": MATH, "evolcode": EVOLCODE, "apps": APPS, "ultrachat": ULTRACHAT,
-})
+SHAPES: Mapping[str, tuple[RowShape, ...]] = MappingProxyType(
+    {
+        "popqa": POPQA,
+        "triviaqa": TRIVIAQA,
+        "lama": LAMA,
+        "entityqa": ENTITYQA,
+        "webqa": WEBQA,
+        "mquake": MQUAKE,
+        "gsm8k": GSM8K,
+        "math": MATH,
+        "evolcode": EVOLCODE,
+        "apps": APPS,
+        "ultrachat": ULTRACHAT,
+    }
+)

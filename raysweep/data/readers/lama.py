@@ -53,16 +53,18 @@ def _template(row: Row, side: Side) -> str:
     return template
 
 
-
-
 TEMPLATES = RowShape(
-    name="LAMA, templates", columns=frozenset({"relation", "template"}), without=frozenset({"sub_label"}),
+    name="LAMA, templates",
+    columns=frozenset({"relation", "template"}),
+    without=frozenset({"sub_label"}),
     read=lambda row, side: iter(()),
 )
 LAMA = (
     RowShape(name="LAMA, T-REx", columns=frozenset({"sub_label", "obj_label", "predicate_id"}), read=_triple),
     RowShape(
-        name="LAMA, T-REx triples", columns=frozenset({"sub_label", "obj_label", "uuid"}), read=_triple,
+        name="LAMA, T-REx triples",
+        columns=frozenset({"sub_label", "obj_label", "uuid"}),
+        read=_triple,
         without=frozenset({"predicate_id", "pred", "masked_sentences"}),  # Google-RE has these two, and is not T-REx
     ),
 )

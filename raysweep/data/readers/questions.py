@@ -106,25 +106,33 @@ def _mquake(row: Row, side: Side) -> Iterator[Draft]:
 POPQA = (
     RowShape(name="PopQA", columns=frozenset({"subj", "prop", "obj", "question", "possible_answers"}), read=_popqa),
     RowShape(
-        name="PopQA, FlashRAG", columns=frozenset({"question", "golden_answers", "metadata"}), read=_popqa_flashrag,
+        name="PopQA, FlashRAG",
+        columns=frozenset({"question", "golden_answers", "metadata"}),
+        read=_popqa_flashrag,
         holds=lambda values: isinstance(values["metadata"], dict) and "obj" in values["metadata"],
     ),
 )
 TRIVIAQA = (
     RowShape(name="TriviaQA", columns=frozenset({"Question", "Answer", "QuestionId"}), read=_triviaqa),
     RowShape(
-        name="TriviaQA, hub", columns=frozenset({"question", "question_id", "answer"}), read=_triviaqa_hub,
+        name="TriviaQA, hub",
+        columns=frozenset({"question", "question_id", "answer"}),
+        read=_triviaqa_hub,
         holds=lambda values: isinstance(values["answer"], dict),
     ),
     RowShape(name="TriviaQA, LLM Foundry", columns=frozenset({"context", "answer", "aliases"}), read=_triviaqa_foundry),
     RowShape(
-        name="TriviaQA, FlashRAG", columns=frozenset({"question", "golden_answers"}), read=_triviaqa_flashrag,
+        name="TriviaQA, FlashRAG",
+        columns=frozenset({"question", "golden_answers"}),
+        read=_triviaqa_flashrag,
         without=frozenset({"metadata"}),
     ),
 )
 ENTITYQA = (
     RowShape(
-        name="EntityQuestions", columns=frozenset({"question", "answers"}), read=_entityqa,
+        name="EntityQuestions",
+        columns=frozenset({"question", "answers"}),
+        read=_entityqa,
         without=frozenset({"url", "qText", "context", "passages"}),
         holds=lambda values: isinstance(values["answers"], list),
     ),

@@ -18,7 +18,9 @@ __all__ = ["APPS", "EVOLCODE", "GSM8K", "MATH", "ULTRACHAT", "apps_problem", "is
 
 APPS_LEVELS = ("introductory", "interview")  # the paper's; `competition` is left out
 APPS_FILES = {
-    "question": "question.txt", "solutions": "solutions.json", "input_output": "input_output.json",
+    "question": "question.txt",
+    "solutions": "solutions.json",
+    "input_output": "input_output.json",
     "starter_code": "starter_code.py",
 }
 
@@ -77,21 +79,27 @@ def _ultrachat(row: Row, side: Side) -> Iterator[Draft | Skipped]:
 
 GSM8K = (
     RowShape(
-        name="GSM8K", columns=frozenset({"question", "answer"}), read=_gsm8k,
+        name="GSM8K",
+        columns=frozenset({"question", "answer"}),
+        read=_gsm8k,
         holds=lambda values: isinstance(values["answer"], str) and "####" in values["answer"],
     ),
 )
 MATH = (RowShape(name="MATH", columns=frozenset({"problem", "level", "type", "solution"}), read=_math),)
 EVOLCODE = (
     RowShape(
-        name="Evol-Instruct-Code", columns=frozenset({"instruction", "output"}), read=_evolcode,
+        name="Evol-Instruct-Code",
+        columns=frozenset({"instruction", "output"}),
+        read=_evolcode,
         without=frozenset({"input"}),  # Alpaca's sets have one
     ),
 )
 APPS = (RowShape(name="APPS", columns=frozenset({"question", "solutions", "difficulty"}), read=_apps),)
 ULTRACHAT = (
     RowShape(
-        name="UltraChat", columns=frozenset({"id", "data"}), read=_ultrachat,
+        name="UltraChat",
+        columns=frozenset({"id", "data"}),
+        read=_ultrachat,
         holds=lambda values: isinstance(values["data"], list),
     ),
 )
