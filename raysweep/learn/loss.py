@@ -54,7 +54,9 @@ class Scored(nn.Module):
             return self._summed_loss(hidden_ND, labels_N, torch.Tensor.float)
         head = self.model.get_output_embeddings()
         plain = head.forward
-        with _calling(head, lambda given_ND: self._summed_loss(given_ND, labels_N, lambda h_ND: self._as_made(plain(h_ND)))):
+        with _calling(
+            head, lambda given_ND: self._summed_loss(given_ND, labels_N, lambda h_ND: self._as_made(plain(h_ND)))
+        ):
             return head(hidden_ND)
 
     @torch.no_grad()
