@@ -34,6 +34,10 @@ class Architecture:
     forgets: bool
     sees_padding: bool
 
+    def of_any(self, ranks: Ranks) -> Architecture:
+        """What some rank has found; every rank calls."""
+        return Architecture(*(some > 0 for some in ranks.sum([float(one) for one in astuple(self)])))
+
     @property
     def costs(self) -> list[str]:
         """What is done otherwise for such a model, and costs memory or time."""
@@ -46,10 +50,10 @@ class Architecture:
 
 
 @torch.no_grad()
-def find_architecture(scored: Scored, device: torch.device, ranks: Ranks, *, rounding: float) -> Architecture:
+def find_architecture(scored: Scored, device: torch.device, *, rounding: float) -> Architecture:
     """Try the model in `scored`; `rounding` is what a logit may be off, as a part of the greatest one.
 
-    Every rank calls, with the weights whole, and all get the same.
+    Every rank calls, with the weights whole.
     """
     config = scored.model.config.get_text_config()
     count = min(TOKENS, getattr(config, "max_position_embeddings", None) or TOKENS)
@@ -71,8 +75,7 @@ def find_architecture(scored: Scored, device: torch.device, ranks: Ranks, *, rou
         lambda: off(_goes_on(scored, alike, half, own_head=own_head), theirs_BLV[0, half:])
     )
     sees_padding = _fails(lambda: off(_padded(scored, alike[:-PADDING]), theirs_BLV[0, :-PADDING]))
-    found = Architecture(looks_ahead, own_head, forgets, sees_padding)
-    return Architecture(*(some > 0 for some in ranks.sum([float(one) for one in astuple(found)])))
+    return Architecture(looks_ahead, own_head, forgets, sees_padding)
 
 
 def _goes_on(scored: Scored, tokens: torch.Tensor, read: int, *, own_head: bool) -> torch.Tensor:

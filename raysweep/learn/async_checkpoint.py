@@ -114,8 +114,11 @@ class AsyncCheckpoint:
         """What is left to do when the one taken counts everywhere."""
         assert self.taken is not None
         taken, self.taken = self.taken, None
-        taken.publish()
-        self.ranks.barrier()
+        try:
+            with self.ranks.together():
+                taken.publish()
+        except OSError as error:
+            raise self._failed(f"{type(error).__name__}: {error}") from error
         log.debug("checkpoint of step %d: whole after %.1f s", taken.step, time.monotonic() - self.kept_at)
         return taken.prune
 

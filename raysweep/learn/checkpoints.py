@@ -83,9 +83,9 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
     for stale in (aside, target):
         shutil.rmtree(stale, ignore_errors=True)
     ranks.barrier()
-    aside.mkdir(parents=True, exist_ok=True)
-    torch.save(_random_state(), _rng(aside, ranks.rank))
-    ranks.barrier()
+    with ranks.together():
+        aside.mkdir(parents=True, exist_ok=True)
+        torch.save(_random_state(), _rng(aside, ranks.rank))
     first = _is_first(aside, ranks.rank)
     record = {name: getattr(state, name) for name in State.__dataclass_fields__}
     record |= {"world_size": ranks.size, "zero": engine.runtime.zero}
@@ -104,7 +104,10 @@ def resume(folder: Path, engine: Engine) -> State:
 
     Every rank must find its part: those who do not see the others' folder may have been moved to another machine.
     """
-    found = engine.ranks.gather(_fitting(folder, engine))
+    fitting: set[int] = set()
+    with engine.ranks.together():
+        fitting = _fitting(folder, engine)
+    found = engine.ranks.gather(fitting)
     steps = set.intersection(*found)
     if not steps:
         _say_why(folder, engine, found)

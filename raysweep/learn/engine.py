@@ -122,8 +122,12 @@ class Engine:
         zero.step(self._engine)
         self.answers.clear()
         norm = _number(self._engine.get_global_grad_norm()) if norm is None else norm
+        # The norm is of all ranks' gradients, so that all fail where the loss of one is not finite.
         if not (math.isfinite(norm) and self._engine.was_step_applied()):
-            raise TrialFailed(f"step {batch.step + 1}: the gradient is not finite at {self._where()}")
+            raise TrialFailed(
+                f"step {batch.step + 1}: the gradient is not finite (the loss is {loss_sum:g} here) at {self._where()}"
+            )
+        self.ranks.compare_calls(f"step {batch.step + 1}")
         return Stats(loss_sum, norm, lr)
 
     def place(self, part: batches.MicroBatch) -> tuple[torch.Tensor, ...]:
@@ -139,24 +143,20 @@ class Engine:
         # What some models make at their first pass and keep must not be barred from training.
         without_gradients = torch.no_grad() if self._engine else torch.inference_mode()
         try:
-            with without_gradients, self._whole():
+            with self.ranks.together(), without_gradients, self._whole():
                 yield self.scored
         except torch.OutOfMemoryError as error:
             raise TrialFailed(f"out of memory on {self.device} while asking: {_smaller(self.runtime)}") from error
         finally:
             self.scored.train(self._engine is not None)
+        self.ranks.compare_calls("an evaluation")
 
     def save(self, folder: Path | str) -> None:
         """Write an ordinary Transformers folder with the tokenizer; rank 0 writes, all ranks call."""
         weights = self._weights()
-        if self.ranks.rank == 0:
-            target = Path(folder)
-            target.mkdir(parents=True, exist_ok=True)
-            weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-            with quiet():
-                self.model.save_pretrained(target, state_dict=weights)
-            copy_tokenizer(self.folder, target)
-        self.ranks.barrier()
+        with self.ranks.together():
+            if self.ranks.rank == 0:
+                self._write(weights, Path(folder))
 
     def snapshot(self, folder: Path) -> dict[Path, Any]:
         """Copies of everything that a resumed run needs of the engine, by the files below `folder` that they belong in.
@@ -164,8 +164,19 @@ class Engine:
         Every rank calls and gets its shards; what memory has no room for is written there at once instead.
         """
         copies: dict[Path, Any] = {}
+        failed: list[OSError] = []
         together = int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks.size))
-        zero.save_state(self._engine, str(folder), lambda state, path: snapshot.keep(state, path, copies, together))
+
+        def keep(state: Any, path: Path) -> None:
+            try:
+                snapshot.keep(state, path, copies, together)
+            except OSError as error:  # told when DeepSpeed has made its own calls, which all ranks make
+                failed.append(error)
+
+        zero.save_state(self._engine, str(folder), keep)
+        with self.ranks.together():
+            if failed:
+                raise failed[0]
         return copies
 
     def load_state(self, folder: Path) -> None:
@@ -224,9 +235,8 @@ class Engine:
     def _try_out(self) -> Architecture:
         """See what the model is like; BadInput where it is no decoder."""
         with self.asking() as scored:
-            architecture = find_architecture(
-                scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision]
-            )
+            found = find_architecture(scored, self.device, rounding=ROUNDING[self.training.precision])
+        architecture = found.of_any(self.ranks)
         name = type(self.model).__name__
         if architecture.looks_ahead:
             raise BadInput(
@@ -245,11 +255,12 @@ class Engine:
 
     def _fit(self) -> bool:
         """Refuse what has no room, and cut micro-batches so that they have; whether activations are recomputed."""
-        try:
-            shape = memory.shape_of(self.folder)
-        except KeyError as error:
-            log.warning("what %s needs of memory cannot be told: %s", self.folder, error)
-            return bool(self.runtime.gradient_checkpointing)
+        with self.ranks.together():  # a machine may lack the folder
+            try:
+                shape = memory.shape_of(self.folder)
+            except KeyError as error:
+                log.warning("what %s needs of memory cannot be told: %s", self.folder, error)
+                return bool(self.runtime.gradient_checkpointing)
         told = {"training": self.training, "runtime": self.runtime.model_copy(update={"workers": self.ranks.size})}
         room = memory.Room.least(self.ranks.gather(self._room()))
         memory.refuse_what_does_not_fit(shape, **told, room=room)
@@ -276,10 +287,7 @@ class Engine:
             loss = self._engine(*self.place(part))
             self._engine.backward(loss * scale, scale_wrt_gas=False)
             total += loss.detach()
-        loss_sum = total.item()
-        if not math.isfinite(loss_sum):
-            raise TrialFailed(f"the loss is {loss_sum} at {self._where()}")
-        return loss_sum
+        return total.item()
 
     def _norm_without_zero(self) -> float | None:
         """The gradient's norm where DeepSpeed clips without keeping it: float32 weights without ZeRO."""
@@ -291,6 +299,13 @@ class Engine:
 
     def _where(self) -> str:
         return f"learning rate {self.training.lr}, precision {self.training.precision}; try a smaller rate"
+
+    def _write(self, weights: dict[str, torch.Tensor], target: Path) -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
+        with quiet():
+            self.model.save_pretrained(target, state_dict=weights)
+        copy_tokenizer(self.folder, target)
 
     def _weights(self) -> dict[str, torch.Tensor]:
         if self._engine is None:

@@ -37,6 +37,7 @@ class LayerByLayer:
         self._others = [parameter for parameter in model.parameters() if id(parameter) not in within]
         self._whole = ExitStack()  # for all the time
         self._layer = ExitStack()  # the one that a pass is in
+        self._passed = len(self._layers)  # how many layers of the last pass came together
 
     def __enter__(self) -> LayerByLayer:
         if self._others:
@@ -51,17 +52,27 @@ class LayerByLayer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Where a pass broke off by an error, the others are still in theirs."""
         self._layer.close()
-        while kind is None and self._someone_passes(mine=False):
-            for own in self._own:
-                with self._gather(own):
-                    pass
+        self._give(self._own[self._passed :])
+        while self._someone_passes(mine=False):
+            self._give(self._own)
         self._whole.close()
+
+    def _give(self, layers: Sequence[Sequence[nn.Parameter]]) -> None:
+        """Bring layers together for the others."""
+        for own in layers:
+            with self._gather(own):
+                pass
 
     def _entering(self, own: Sequence[nn.Parameter], *, first: bool) -> Callable[..., None]:
         def enter(*_: Any) -> None:
+            self._layer.close()
             if first:
+                self._give(self._own[self._passed :])
                 self._someone_passes(mine=True)
+                self._passed = 0
+            self._passed += 1
             self._layer.enter_context(self._gather(own))
 
         return enter

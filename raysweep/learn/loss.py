@@ -5,7 +5,8 @@ Shapes: B examples of L tokens, N target tokens, D hidden width, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -44,12 +45,19 @@ class Scored(nn.Module):
 
         No attention mask: padding stands on the right, where a causal model does not see it; packed examples are told
         apart by `positions_BL`.
+
+        The head is called once, however many chunks its logits are cut into: where ZeRO 3 shards it, a call brings its
+        shards together, and ranks differ in what they have to score.
         """
         hidden_ND = self.hidden(tokens_BL, source_N, positions_BL=positions_BL)
-        chunks = list(self._chunks(hidden_ND, labels_N))
-        if len(chunks) == 1:
-            return self._loss(*chunks[0])
-        return torch.stack([checkpoint(self._loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
+        if self.own_head:
+            return self._summed_loss(hidden_ND, labels_N, torch.Tensor.float)
+        head = self.model.get_output_embeddings()
+        plain = head.forward
+        with _calling(
+            head, lambda given_ND: self._summed_loss(given_ND, labels_N, lambda h_ND: self._as_made(plain(h_ND)))
+        ):
+            return head(hidden_ND)
 
     @torch.no_grad()
     def greedy(
@@ -83,10 +91,14 @@ class Scored(nn.Module):
         return (output.logits if self.own_head else output.last_hidden_state).flatten(0, 1)[source_N]
 
     def logits(self, hidden_ND: torch.Tensor) -> torch.Tensor:
-        """Float32 logits of what `hidden` gives, with what Gemma, Cohere, Falcon and Granite do after the output embedding."""
+        """Float32 logits of what `hidden` gives, with what Gemma, Cohere, Falcon and Granite do after the head."""
         if self.own_head:
             return hidden_ND.float()
-        logits_NV = self.model.get_output_embeddings()(hidden_ND).float()
+        return self._as_made(self.model.get_output_embeddings()(hidden_ND))
+
+    def _as_made(self, logits_NV: torch.Tensor) -> torch.Tensor:
+        """What a family does with the logits of its output embedding, in float32."""
+        logits_NV = logits_NV.float()
         config = self.model.config.get_text_config()
         if (scale := getattr(config, "logit_scale", None)) is not None:
             logits_NV = logits_NV * scale
@@ -98,12 +110,32 @@ class Scored(nn.Module):
             logits_NV = torch.tanh(logits_NV / cap) * cap
         return logits_NV
 
-    def _loss(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
-        return F.cross_entropy(self.logits(hidden_ND), labels_N, reduction="sum")
+    def _summed_loss(
+        self, hidden_ND: torch.Tensor, labels_N: torch.Tensor, logits: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Cross-entropy of what `logits` makes; the logits of many targets are made again in the backward pass."""
 
-    def _chunks(self, hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        def loss(hidden_ND: torch.Tensor, labels_N: torch.Tensor) -> torch.Tensor:
+            return F.cross_entropy(logits(hidden_ND), labels_N, reduction="sum")
+
         rows = self._rows(LOGITS_AT_ONCE)
-        yield from zip(hidden_ND.split(rows), labels_N.split(rows), strict=True)
+        if len(labels_N) <= rows:
+            return loss(hidden_ND, labels_N)
+        chunks = zip(hidden_ND.split(rows), labels_N.split(rows), strict=True)
+        return torch.stack([checkpoint(loss, *chunk, use_reentrant=False) for chunk in chunks]).sum()
 
     def _rows(self, logits: int) -> int:
         return max(1, logits // self.model.config.get_text_config().vocab_size)
+
+
+@contextlib.contextmanager
+def _calling(module: nn.Module, forward: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Inside, a call of `module` is a call of `forward`, between the hooks that others have put around the module."""
+    before = vars(module).get("forward")
+    module.forward = forward
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before

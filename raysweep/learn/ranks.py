@@ -7,8 +7,13 @@ same order, or everyone waits for ever.
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
+import pickle
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -17,6 +22,9 @@ import torch.distributed as dist
 __all__ = ["Ranks", "connect", "meeting_place"]
 
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+DEBUG = "RAYSWEEP_DEBUG_COLLECTIVES"  # 1: compare after each step and evaluation how many collective calls ranks made
+PATIENCE = 30.0  # seconds that a comparison waits for a rank that does not come
+_comparisons = itertools.count()
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +69,67 @@ class Ranks:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    @contextlib.contextmanager
+    def together(self) -> Iterator[None]:
+        """Inside, each rank works for itself, without collective calls; where one fails, all raise its error.
+
+        Or the others would wait for it in their next call for ever. All leave at the same time.
+        """
+        if self.size == 1:
+            yield
+            return
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as found:
+            error = found
+        if not any(self.sum([float(error is not None)])):
+            return
+        rank, first = next((rank, one) for rank, one in enumerate(self.gather(_to_send(error))) if one is not None)
+        if error is not None:
+            raise error
+        first.add_note(f"on worker {rank} of {self.size}")
+        raise first
+
+    def first(self, work: Callable[[], Any]) -> Any:
+        """What rank 0 gets by `work`, on every rank; its error too."""
+        value = None
+        with self.together():
+            if self.rank == 0:
+                value = work()
+        return self.broadcast(value)
+
+    def compare_calls(self, where: str) -> None:
+        """In debug mode: RuntimeError where ranks have made unlike numbers of collective calls by `where`.
+
+        By way of the store that they met at, since a collective call would hang on the very difference that it looks for.
+        """
+        if self.size == 1 or os.environ.get(DEBUG) != "1":
+            return
+        number, store = next(_comparisons), dist.distributed_c10d._get_default_store()
+        names = [f"raysweep/calls/{number}/{rank}" for rank in range(self.size)]
+        store.set(names[self.rank], f"{_collective_calls()} by {where}")
+        with contextlib.suppress(dist.DistStoreError):
+            store.wait(names, timedelta(seconds=PATIENCE))
+        told = [store.get(name).decode() if store.check([name]) else "not there" for name in names]
+        if len(set(told)) > 1:
+            calls = ", ".join(f"rank {rank}: {one}" for rank, one in enumerate(told))
+            raise RuntimeError(f"ranks differ in their collective calls, and would wait for each other: {calls}")
+
+
+def _collective_calls() -> int:
+    """How many this process has made, in all its groups (DeepSpeed's are its own)."""
+    groups = [group for group in dist.distributed_c10d._world.pg_map if isinstance(group, dist.ProcessGroup)]
+    return sum(group._get_sequence_number_for_group() for group in groups)
+
+
+def _to_send(error: Exception | None) -> Exception | None:
+    """An error as others can raise it."""
+    try:
+        return pickle.loads(pickle.dumps(error))
+    except Exception:  # whatever an error's own class raises
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
 def connect() -> Ranks:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -70,6 +71,8 @@ def train(
             # only rank 0 wishes to tell, so that the sum over ranks is its word
             tell = engine.ranks.rank == 0 and time.monotonic() - told_at >= TELL_EVERY
             loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *checkpoint.says()])
+            if not math.isfinite(loss_sum):
+                raise TrialFailed(f"step {batch.step + 1}: the loss is {loss_sum}; try a smaller learning rate")
             asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
             if stage.stopped_by:
                 break

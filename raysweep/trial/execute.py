@@ -137,7 +137,7 @@ class _Trial:
 
     def _found(self) -> list[_Found]:
         """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
-        found = self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
+        found = self._ranks.first(self._look_up)
         return [(stage, self._brought(stage, weights)) if weights else (stage, None) for stage, weights in found]
 
     def _look_up(self) -> list[_Found]:
@@ -283,13 +283,12 @@ class _Trial:
             engine=engine.facts(),
             began=began,
         )
-        finished: FinishedStage | None = None
         with self._store.aside() as folder:
             if not self._is_last(index) or node.id in self._job.kept:
                 engine.save(folder / "weights")
-            if self._ranks.rank == 0:
-                finished = self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
-            finished = self._ranks.broadcast(finished)
+            finished: FinishedStage = self._ranks.first(
+                lambda: self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
+            )
         return _Done(finished, False, predictions)
 
     def _answered_before(self, node: Node, answered: list[Answered]) -> list[Answered]:
@@ -325,8 +324,7 @@ class _Trial:
 
     def _last_attempt(self) -> dict[str, Any]:
         """What the trial's record says before this attempt; rank 0 reads it for all."""
-        found = (self._store.trial(self._job.trial) or {}) if self._ranks.rank == 0 else {}
-        return self._ranks.broadcast(found)
+        return self._ranks.first(lambda: self._store.trial(self._job.trial) or {})
 
     def _begin(self) -> dict[str, Any]:
         """Write that the trial runs; the header that all its records share."""
