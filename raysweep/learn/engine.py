@@ -148,15 +148,14 @@ class Engine:
 
     def save(self, folder: Path | str) -> None:
         """Write an ordinary Transformers folder with the tokenizer; rank 0 writes, all ranks call."""
-        weights = self._weights()
-        if self.ranks.rank == 0:
-            target = Path(folder)
-            target.mkdir(parents=True, exist_ok=True)
-            weights = {name.removeprefix("model."): tensor for name, tensor in weights.items()}
-            with quiet():
-                self.model.save_pretrained(target, state_dict=weights)
-            copy_tokenizer(self.folder, target)
-        self.ranks.barrier()
+        weights = {name.removeprefix("model."): tensor for name, tensor in self._weights().items()}
+        self.ranks.by_first(lambda: self._write(weights, Path(folder)))
+
+    def _write(self, weights: dict[str, torch.Tensor], target: Path) -> None:
+        target.mkdir(parents=True, exist_ok=True)
+        with quiet():
+            self.model.save_pretrained(target, state_dict=weights)
+        copy_tokenizer(self.folder, target)
 
     def snapshot(self, folder: Path) -> dict[Path, Any]:
         """Copies of everything that a resumed run needs of the engine, by the files below `folder` that they belong in.

@@ -137,7 +137,7 @@ class _Trial:
 
     def _found(self) -> list[_Found]:
         """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
-        found = self._ranks.broadcast(self._look_up() if self._ranks.rank == 0 else None)
+        found = self._ranks.by_first(self._look_up)
         return [(stage, self._brought(stage, weights)) if weights else (stage, None) for stage, weights in found]
 
     def _look_up(self) -> list[_Found]:
@@ -173,6 +173,7 @@ class _Trial:
         ranks = self._ranks
         if ranks.rank > 0:
             weights = self._store.weights(stage, _scratch()) if ranks.local_rank == 0 else None
+        ranks.meet()  # a copy of large weights takes its time
         weights = ranks.gather(weights)[ranks.rank - ranks.local_rank]  # those of a machine follow each other
         if weights is None:
             raise RuntimeError(f"stage {stage.id} was altered while it was in use")
@@ -208,10 +209,9 @@ class _Trial:
         ) as engine:
             answered = [self._ask(engine, index, one) for one in asked]
         predictions = [row for one in answered for row in one.predictions]
-        stage = done.stage
-        if self._ranks.rank == 0:
-            stage = self._store.add_answers(stage, [one.evaluation for one in answered], predictions)
-        return _Done(self._ranks.broadcast(stage), True, [*done.predictions, *predictions])
+        evaluations = [one.evaluation for one in answered]
+        stage = self._ranks.by_first(lambda: self._store.add_answers(done.stage, evaluations, predictions))
+        return _Done(stage, True, [*done.predictions, *predictions])
 
     # ---- training
 
@@ -283,13 +283,11 @@ class _Trial:
             engine=engine.facts(),
             began=began,
         )
-        finished: FinishedStage | None = None
         with self._store.aside() as folder:
             if not self._is_last(index) or node.id in self._job.kept:
                 engine.save(folder / "weights")
-            if self._ranks.rank == 0:
-                finished = self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
-            finished = self._ranks.broadcast(finished)
+            rows = {"curve": outcome.curve, "predictions": predictions}
+            finished = self._ranks.by_first(lambda: self._store.commit_stage(node, folder, record, **rows))
         return _Done(finished, False, predictions)
 
     def _answered_before(self, node: Node, answered: list[Answered]) -> list[Answered]:
