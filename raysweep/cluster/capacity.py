@@ -13,9 +13,10 @@ from raysweep.cluster.autoscaler import NodeKind, growing_nodes, machines_to_com
 from raysweep.errors import BadInput
 from raysweep.sweep.spec import Runtime
 
-__all__ = ["NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
+__all__ = ["GROUP_DRIVER", "NodeKind", "at_once", "fitted", "is_warm", "nodes_of_cluster", "worker_resources"]
 
 POLL_SECONDS = 1.0
+GROUP_DRIVER = {"CPU": 0.01}  # a driver only waits; a whole CPU for each would starve the workers it waits for
 
 _log = logging.getLogger(__name__)
 
@@ -51,14 +52,17 @@ def fitted(runtime: Runtime, nodes: Iterable[NodeKind]) -> Runtime:
 
 
 def is_warm(runtime: Runtime) -> bool:
-    """Whether the processes of a trial stay for the next one: they do, unless trials are to be isolated."""
-    return not runtime.isolate
+    """Whether a trial runs in a process that stays for the next one: with one worker, unless trials are to be isolated.
+
+    All others have Ray Train's worker group, and a driver that waits for it.
+    """
+    return runtime.workers == 1 and not runtime.isolate
 
 
 def worker_resources(runtime: Runtime) -> dict[str, float]:
     """What one worker of a trial asks of Ray.
 
-    A worker of Ray Train's group asks for a little less than a CPU by default, so that its driver has room beside it on a
+    A worker of Ray Train's group asks for a little less than a CPU by default, so that the driver has room beside it on a
     machine with as many cores as workers.
     """
     resources = {"CPU": runtime.cpus_per_worker or (1.0 if is_warm(runtime) else 0.9)}
@@ -79,7 +83,20 @@ def at_once(runtime: Runtime, nodes: Iterable[NodeKind]) -> int:
             f"room for {room} ({_largest(nodes, asked)}); lower runtime.workers, cpus_per_worker or gpus_per_worker, or add nodes"
         )
     fitting = room // runtime.workers
+    if not is_warm(runtime):
+        fitting = min(fitting, _with_drivers(asked["CPU"] * runtime.workers, nodes))
+    if fitting == 0:
+        raise BadInput(
+            f"runtime.cpus_per_worker: {runtime.workers} worker(s) of {asked['CPU']:g} CPU take all that this cluster has, and "
+            f"each trial's driver needs {GROUP_DRIVER['CPU']:g} beside them; leave cpus_per_worker out (0.9), or lower it"
+        )
     return min(fitting, runtime.max_trials or fitting)
+
+
+def _with_drivers(cpus: float, nodes: Iterable[NodeKind]) -> int:
+    """How many trials whose workers take so many CPUs leave one to each of their drivers, on whatever node."""
+    there = sum(node.resources.get("CPU", 0.0) * node.count for node in nodes)
+    return math.floor(there / (cpus + GROUP_DRIVER["CPU"]) + 1e-9)
 
 
 def _fitting(asked: Mapping[str, float], node: Mapping[str, float]) -> int:

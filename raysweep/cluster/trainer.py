@@ -1,8 +1,9 @@
-"""One trial on Ray: a TorchTrainer named by the trial's id, in processes that stay between trials or in a worker group.
+"""One trial on Ray: a TorchTrainer named by the trial's id, in a process that stays between trials or in a worker group.
 
-One-worker trials run their TorchTrainer inside the Tune actor, which stays alive between trials: the imports, the
-tokenized data and the compiled ops are there already. Those of several workers have a `gang` that stays as well. Trials
-with `isolate` get Ray Train's worker group, in processes of their own.
+One-worker trials run their TorchTrainer inside the Tune actor, which stays alive between trials (the warm path): the
+imports, the tokenized data and the compiled ops are there already. Trials of several workers, and those with `isolate`,
+get Ray Train's own worker group: it places the workers, opens their process group, watches them, and ends them all where
+one is lost. Its workers are new for each trial; only the driver that waits for them stays.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import gc
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import cache
 from queue import SimpleQueue
 from typing import Any
 
 from ray import train, tune
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer
+from ray.train import FailureConfig, RunConfig, ScalingConfig, UserCallback
+from ray.train.torch import TorchConfig, TorchTrainer
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from raysweep.cluster.attempts import attempt
@@ -30,9 +31,13 @@ from raysweep.cluster.metrics import observed
 from raysweep.errors import TrialFailed
 from raysweep.trial.execute import Job, Report, execute
 
-__all__ = ["GROUP_DRIVER", "fit_alone", "fit_here", "run_in_group", "run_warm", "torchrun_variables"]
+__all__ = ["fit_alone", "group_trainer", "run_in_group", "run_warm", "torchrun_variables"]
 
-GROUP_DRIVER = {"CPU": 0.01}  # a driver only waits; a whole CPU for each would starve the workers it waits for
+COLLECTIVE_SECONDS = 1800  # a collective that takes longer is an error; nothing slow is done inside one
+GROUP_SETTINGS = {
+    "RAY_TRAIN_ENABLE_NCCL_HANG_DETECTOR": "1",
+    "RAY_TRAIN_NCCL_RAS_ACTION": "fail",  # a hang that is certain ends the attempt, instead of a line in a log
+}
 
 
 def run_warm(config: Mapping[str, Any], *, run: str) -> None:
@@ -43,12 +48,29 @@ def run_warm(config: Mapping[str, Any], *, run: str) -> None:
 
 
 def run_in_group(config: Mapping[str, Any], *, run: str, storage: str) -> None:
-    """A Tune function: fit the trial's trainer on a worker group of its own."""
+    """A Tune function: fit the trial's trainer on a worker group of Ray Train; `storage` is a place that all nodes see."""
     job = handed(run, config["trial"])
+    os.environ |= GROUP_SETTINGS  # of this driver, from where Ray Train takes them to its controller and workers
+    trainer = group_trainer(job, storage=storage, callbacks=[TuneReportCallback()])
+    tune.report(attempt(job, lambda: trainer.fit().return_value))
+
+
+def group_trainer(
+    job: Job,
+    *,
+    storage: str,
+    callbacks: Sequence[UserCallback] = (),
+    loop: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None,
+) -> TorchTrainer:
+    """The trainer of a trial on Ray Train's worker group; `loop` is what each rank does, None for the trial itself.
+
+    Attempts are counted by us, so that Ray Train tries once: a lost worker and a bug count apart (`attempts`).
+    """
     resources = worker_resources(job.runtime)
-    trainer = TorchTrainer(
-        _run_in_worker,
+    return TorchTrainer(
+        loop or _run_in_worker,
         train_loop_config={"job": job},
+        torch_config=TorchConfig(timeout_s=COLLECTIVE_SECONDS),
         scaling_config=ScalingConfig(
             num_workers=job.runtime.workers,
             use_gpu=resources.get("GPU", 0) > 0,
@@ -57,41 +79,31 @@ def run_in_group(config: Mapping[str, Any], *, run: str, storage: str) -> None:
         run_config=RunConfig(
             name=job.trial,
             storage_path=storage,
-            callbacks=[TuneReportCallback()],
+            callbacks=list(callbacks),
             failure_config=FailureConfig(max_failures=0, max_preemption_failures=0, controller_failure_limit=2),
         ),
     )
-    tune.report(attempt(job, lambda: trainer.fit().return_value))
 
 
 def fit_alone(job: Job, report: Report) -> dict[str, Any]:
-    """Fit a trial's trainer in this process, its only rank; the trial's record."""
+    """Fit a trial's trainer in this process, its only rank; the trial's record.
+
+    Ray Train's local mode: it opens a process group of one and runs the loop here, in the thread that all trials of a
+    process have in common. The group is closed at the end.
+    """
     from raysweep.learn.ranks import meeting_place
 
     place = meeting_place()
-    return fit_here(job, report, variables=torchrun_variables(port=place.port))
-
-
-def fit_here(
-    job: Job, report: Report, *, variables: Mapping[str, str], on_error: Callable[[Exception], None] | None = None
-) -> dict[str, Any]:
-    """Fit a trial's trainer in this process, as the rank that `variables` say; the trial's record.
-
-    Ray Train's local mode: it joins the process group and runs the loop here, in the thread that all trials of a process
-    have in common. The group is closed at the end; `on_error` hears of an error before that, which is one to all other ranks.
-    """
     done: Future[dict[str, Any]] = Future()
-    _trials().put((done, lambda: _fit(job, report, variables, on_error)))
+    _trials().put((done, lambda: _fit(job, report, torchrun_variables(port=place.port))))
     return done.result()
 
 
-def _fit(
-    job: Job, report: Report, variables: Mapping[str, str], on_error: Callable[[Exception], None] | None
-) -> dict[str, Any]:
+def _fit(job: Job, report: Report, variables: Mapping[str, str]) -> dict[str, Any]:
     with _environment(variables):
         trainer = TorchTrainer(
             _run_here,
-            train_loop_config={"job": job, "report": report, "on_error": on_error},
+            train_loop_config={"job": job, "report": report},
             scaling_config=ScalingConfig(num_workers=0),
             run_config=RunConfig(name=job.trial),
         )
@@ -141,10 +153,6 @@ def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         return execute(config["job"], report=config["report"])
-    except Exception as error:
-        if config["on_error"] is not None:
-            config["on_error"](error)
-        raise
     finally:
         disconnect()
 

@@ -18,14 +18,21 @@ from ray.tune import Callback, TuneConfig, Tuner
 
 from raysweep.cluster.attempts import tries
 from raysweep.cluster.board import Board
-from raysweep.cluster.capacity import NodeKind, at_once, fitted, is_warm, nodes_of_cluster, worker_resources
+from raysweep.cluster.capacity import (
+    GROUP_DRIVER,
+    NodeKind,
+    at_once,
+    fitted,
+    is_warm,
+    nodes_of_cluster,
+    worker_resources,
+)
 from raysweep.cluster.claims import Claims
-from raysweep.cluster.gang import run_in_gang
 from raysweep.cluster.heartbeat import Heartbeat, room
 from raysweep.cluster.job_handoff import JobHandoff
 from raysweep.cluster.scheduler import FairShareScheduler, wish_of
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
-from raysweep.cluster.trainer import GROUP_DRIVER, run_in_group, run_warm
+from raysweep.cluster.trainer import run_in_group, run_warm
 from raysweep.errors import RaysweepError
 from raysweep.forecast.cost import costs_of
 from raysweep.plan.naming import trial_name
@@ -154,7 +161,6 @@ def _tuner(
     slots: int,
     shared: str,
 ) -> Tuner:
-    warm = is_warm(job.runtime)
     return Tuner(
         _trainable(job.run, job.runtime, shared),
         param_space=param_space(axes),
@@ -162,7 +168,7 @@ def _tuner(
             search_alg=searcher,
             scheduler=FairShareScheduler(lambda: searcher.behind),
             num_samples=-1,
-            reuse_actors=warm,
+            reuse_actors=not job.runtime.isolate,
             max_concurrent_trials=slots,
             trial_name_creator=_trial_id,
             trial_dirname_creator=_trial_id,
@@ -179,13 +185,9 @@ def _tuner(
 
 def _trainable(run: str, runtime: Runtime, storage: str) -> Any:
     """What Tune runs for each trial, with what a trial takes; `storage` is a place that all nodes see."""
-    each = worker_resources(runtime)
-    if not is_warm(runtime):
-        return tune.with_resources(partial(run_in_group, run=run, storage=storage), GROUP_DRIVER)
-    if runtime.workers == 1:
-        return tune.with_resources(partial(run_warm, run=run), each)
-    whole = tune.PlacementGroupFactory([{}, *[each] * runtime.workers])  # the driver only waits, and takes nothing
-    return tune.with_resources(partial(run_in_gang, run=run), whole)
+    if is_warm(runtime):
+        return tune.with_resources(partial(run_warm, run=run), worker_resources(runtime))
+    return tune.with_resources(partial(run_in_group, run=run, storage=storage), GROUP_DRIVER)
 
 
 class _Watch(Callback):

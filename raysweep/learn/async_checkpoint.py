@@ -94,6 +94,7 @@ class AsyncCheckpoint:
     def finish(self) -> None:
         """Bring the one under way to its end."""
         self.beside.wait()
+        self.ranks.meet()  # some disks are slower than others
         (failed,) = self.ranks.sum([float(self.beside.error is not None)])
         if failed:
             self._raise()

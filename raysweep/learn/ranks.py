@@ -2,7 +2,8 @@
 
 A process group that is already up is used as it is (Ray Train's worker group); else one is opened from RANK, WORLD_SIZE
 and MASTER_* where they are set; else this process is a group of its own. Collective calls are made by every rank in the
-same order, or everyone waits for ever.
+same order, or everyone waits for ever. Slow work is never done inside one: a collective that takes long is an error
+(`timeout` of the group), and a rank that uploads is not (`Ranks.first`, `Ranks.together`, `Ranks.meet`).
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import itertools
 import os
 import pickle
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -21,10 +23,11 @@ import torch.distributed as dist
 
 __all__ = ["Ranks", "connect", "meeting_place"]
 
+FIRST_LOOK, LAST_LOOK = 0.001, 0.5  # seconds between two looks at who is there, twice as long each time
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 DEBUG = "RAYSWEEP_DEBUG_COLLECTIVES"  # 1: compare after each step and evaluation how many collective calls ranks made
 PATIENCE = 30.0  # seconds that a comparison waits for a rank that does not come
-_comparisons = itertools.count()
+_comparisons, _meetings = itertools.count(), itertools.count()  # the same on all ranks: all make the same calls
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,17 @@ class Ranks:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def meet(self) -> None:
+        """Wait until every rank is here, outside of any collective, and however long the slowest one takes."""
+        if self.size == 1:
+            return
+        store, name = dist.distributed_c10d._get_default_store(), f"raysweep/meeting/{next(_meetings)}"
+        store.add(name, 1)
+        pause = FIRST_LOOK
+        while store.add(name, 0) < self.size:
+            time.sleep(pause)
+            pause = min(2 * pause, LAST_LOOK)
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in rank order, on every rank."""
         if self.size == 1:
@@ -74,7 +88,7 @@ class Ranks:
     def together(self) -> Iterator[None]:
         """Inside, each rank works for itself, without collective calls; where one fails, all raise its error.
 
-        Or the others would wait for it in their next call for ever. All leave at the same time.
+        Or the others would wait for it in their next call for ever. All leave at the same time, however long one takes.
         """
         if self.size == 1:
             yield
@@ -84,6 +98,7 @@ class Ranks:
             yield
         except Exception as found:
             error = found
+        self.meet()
         if not any(self.sum([float(error is not None)])):
             return
         rank, first = next((rank, one) for rank, one in enumerate(self.gather(_to_send(error))) if one is not None)
@@ -93,7 +108,7 @@ class Ranks:
         raise first
 
     def first(self, work: Callable[[], Any]) -> Any:
-        """What rank 0 gets by `work`, on every rank; its error too."""
+        """What rank 0 gets by `work`, such as an upload, on every rank; its error too."""
         value = None
         with self.together():
             if self.rank == 0:

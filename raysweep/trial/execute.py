@@ -171,8 +171,9 @@ class _Trial:
     def _brought(self, stage: FinishedStage, weights: Path | None) -> Path:
         """Where this rank finds weights that the first has at `weights`: one rank of every machine brings a copy there."""
         ranks = self._ranks
-        if ranks.rank > 0:
-            weights = self._store.weights(stage, _scratch()) if ranks.local_rank == 0 else None
+        with ranks.together():
+            if ranks.rank > 0:
+                weights = self._store.weights(stage, _scratch()) if ranks.local_rank == 0 else None
         weights = ranks.gather(weights)[ranks.rank - ranks.local_rank]  # those of a machine follow each other
         if weights is None:
             raise RuntimeError(f"stage {stage.id} was altered while it was in use")
@@ -208,10 +209,9 @@ class _Trial:
         ) as engine:
             answered = [self._ask(engine, index, one) for one in asked]
         predictions = [row for one in answered for row in one.predictions]
-        stage = done.stage
-        if self._ranks.rank == 0:
-            stage = self._store.add_answers(stage, [one.evaluation for one in answered], predictions)
-        return _Done(self._ranks.broadcast(stage), True, [*done.predictions, *predictions])
+        evaluations = [one.evaluation for one in answered]
+        stage = self._ranks.first(lambda: self._store.add_answers(done.stage, evaluations, predictions))
+        return _Done(stage, True, [*done.predictions, *predictions])
 
     # ---- training
 

@@ -48,7 +48,7 @@ def in_flight(store: Store, node: Node, ranks: Ranks) -> Iterator[Path]:
             return
         with _mirrored(store, node, folder, ranks):
             yield folder
-        ranks.barrier()  # nobody puts anything any more
+        ranks.meet()  # nobody puts anything any more
         if ranks.rank == 0:
             store.files.remove(f".in-flight/{node.id}")
 
@@ -60,7 +60,7 @@ def _mirrored(store: Store, node: Node, folder: Path, ranks: Ranks) -> Iterator[
     machines = ranks.gather(_machine(folder))
     machine = machines[ranks.rank]
     if machines.index(machine) != ranks.rank:
-        ranks.barrier()
+        ranks.meet()
         yield
         return
     mirror = Mirror(
@@ -73,7 +73,7 @@ def _mirrored(store: Store, node: Node, folder: Path, ranks: Ranks) -> Iterator[
         machines=len(set(machines)),
     )
     mirror.bring()
-    ranks.barrier()
+    ranks.meet()
     with mirror:
         yield
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raysweep.cluster.capacity import NodeKind, at_once, fitted, worker_resources
+from raysweep.cluster.capacity import GROUP_DRIVER, NodeKind, at_once, fitted, worker_resources
 from raysweep.errors import BadInput
 from raysweep.sweep.spec import Runtime
 
@@ -33,7 +33,13 @@ def test_a_worker_has_a_gpu_where_there_are_any():
 
 
 def test_a_driver_has_room_beside_its_workers():
-    from raysweep.cluster.trainer import GROUP_DRIVER
-
-    two = Runtime(workers=2, isolate=True)
+    two = Runtime(workers=2)
     assert 2 * worker_resources(two)["CPU"] + GROUP_DRIVER["CPU"] <= 2.0
+    assert worker_resources(Runtime(workers=2, cpus_per_worker=1.0)) == {"CPU": 1.0}, "who says how much gets it"
+    with pytest.raises(
+        BadInput, match=r"runtime\.cpus_per_worker: 2 worker\(s\) of 1 CPU take all.*leave cpus_per_worker out"
+    ):
+        at_once(Runtime(workers=2, cpus_per_worker=1.0), LAPTOP)
+    assert at_once(Runtime(workers=2, cpus_per_worker=1.0), [NodeKind({"CPU": 4.0}, 1)]) == 1, (
+        "two would leave no driver room"
+    )

@@ -11,8 +11,7 @@ import torch
 from sweeps import small
 
 from raysweep.cluster import trainer
-from raysweep.cluster.trainer import fit_alone, fit_here, torchrun_variables
-from raysweep.learn.ranks import meeting_place
+from raysweep.cluster.trainer import fit_alone, torchrun_variables
 from raysweep.learn.zero import disconnect
 from raysweep.store.store import Store
 
@@ -39,23 +38,3 @@ def test_a_trial_leaves_its_process_as_it_was(tmp_path):
         assert not torch.distributed.is_initialized()
         assert len(gc.get_objects()) < 50_000 < gc.get_freeze_count()
     assert [event["stage"] for event in told if event["event"] == "committed"] == [1, 1]
-
-
-def test_an_error_is_told_before_the_others_hear_of_a_broken_connection(tmp_path, monkeypatch):
-    _, jobs = small(tmp_path).missing(Store(tmp_path / "store"), data=None)
-    up = []
-
-    def fail(*arguments, **options):
-        raise ValueError("no such luck")
-
-    monkeypatch.setattr("raysweep.trial.execute.train", fail)
-    place = meeting_place()
-    with pytest.raises(ValueError, match="no such luck"):
-        fit_here(
-            next(iter(jobs.values())),
-            print,
-            variables=torchrun_variables(port=place.port),
-            on_error=lambda error: up.append((type(error), torch.distributed.is_initialized())),
-        )
-    assert up == [(ValueError, True)]
-    assert not torch.distributed.is_initialized()
