@@ -14,17 +14,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Mutant:
-    """A line of `raysweep/<file>` as it is and as it must not be, and the tests that are to see the difference."""
+    """A line of `raysweep/<file>` as it is and as it must not be, and the test that is to see the difference."""
 
     name: str
     file: str
     old: str
     new: str
-    tests: str
+    test: str
 
 
 def killed(mutant: Mutant, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a mutant's tests on a copy of the code that has it; AssertionError where the line to change is not there once."""
+    """Run a mutant's test on a copy of the code that has it; AssertionError where the line to change is not there once."""
     shutil.copytree(ROOT / "raysweep", folder / "raysweep", ignore=shutil.ignore_patterns("__pycache__"))
     file = folder / "raysweep" / mutant.file
     text = file.read_text()
@@ -32,18 +32,6 @@ def killed(mutant: Mutant, folder: Path) -> subprocess.CompletedProcess[str]:
         f"{mutant.file} has {mutant.old!r} {text.count(mutant.old)} times: bring the mutant up to date"
     )
     file.write_text(text.replace(mutant.old, mutant.new))
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:randomly",
-        *mutant.tests.split(),
-    ]
-    path = os.pathsep.join([str(folder), str(ROOT / "tests")])
-    environment = {**os.environ, "PYTHONPATH": path, "RAYSWEEP_COPY": str(folder)}
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", mutant.test]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT / "tests")])}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)

@@ -64,5 +64,5 @@ MUTANTS = [
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda one: one.name)
 def test_a_mutant_is_seen(mutant, tmp_path):
     done = killed(mutant, tmp_path)
-    assert done.returncode == 1, f"{mutant.tests} did not see it:\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
+    assert done.returncode == 1, f"{mutant.test} did not see it:\n{done.stdout[-2000:]}{done.stderr[-1000:]}"
     assert "1 failed" in done.stdout, done.stdout[-2000:]
