@@ -1,11 +1,14 @@
-"""The engine: weights opened from a folder, trained step by step, written to a folder.
+"""The engine: weights opened from a folder, trained step by step, asked, written to a folder, trained on.
 
-All ranks make the same calls in the same order. One engine is closed before the next is opened in the same process.
+All ranks make the same calls in the same order. A stage is trained, then `release` lets its optimizer go, then its weights
+are asked and saved; the next stage may `go_on` in them, bit for bit as if it had opened what was saved. One engine that
+trains is closed before the next is opened in the same process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import math
 import os
@@ -77,9 +80,15 @@ class Engine:
         self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
         self._longest = longest
         self._asks_at_once = False
+        self._held_whole = False
+        self._told: dict[str, Any] | None = None  # what memory is judged by, where the model's shape is known
+        self._for_training = for_training
+        self._buffers: dict[str, torch.Tensor] = {}
+        self._said: dict[str, Any] = {}
         self.answers: dict[Any, Any] = {}  # what asking has found, as long as the weights are as they are
         try:
-            self._open(for_training=for_training, trust_remote_code=trust_remote_code)
+            self._open(trust_remote_code=trust_remote_code)
+            self._buffers = {name: one.clone() for name, one in self._own_buffers()}
             self.architecture = self._try_out()
         except BaseException:
             self.close()
@@ -141,15 +150,62 @@ class Engine:
         """Inside, the model is in evaluation mode, and every rank may run it any number of times; all enter and leave."""
         self.scored.eval()
         # What some models make at their first pass and keep must not be barred from training.
-        without_gradients = torch.no_grad() if self._engine else torch.inference_mode()
+        without_gradients = torch.no_grad() if self._for_training else torch.inference_mode()
         try:
-            with self.ranks.together(), without_gradients, self._whole():
+            with self.ranks.together(), without_gradients, self._gathered():
                 yield self.scored
         except torch.OutOfMemoryError as error:
             raise TrialFailed(f"out of memory on {self.device} while asking: {_smaller(self.runtime)}") from error
         finally:
             self.scored.train(self._engine is not None)
         self.ranks.compare_calls("an evaluation")
+
+    @contextlib.contextmanager
+    def whole(self) -> Iterator[None]:
+        """Inside, the weights that are asked are brought together once for all askings, where there is room for all."""
+        if not self._asks_at_once:
+            yield
+            return
+        with self._gathered():
+            self._held_whole = True
+            try:
+                yield
+            finally:
+                self._held_whole = False
+
+    def release(self) -> None:
+        """Let go what only training needs; the weights stay, to be asked, saved, and gone on in."""
+        self._said = self._of_training()
+        zero.release(self._engine)
+        self._engine = None
+        self.scored.eval()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        self._asks_at_once = self._has_room_for_all()
+
+    def can_go_on(self, training: Training) -> bool:
+        """Whether a next stage in these weights is the same as one that opens what is saved of them.
+
+        Not so in another precision, nor where the model changed what is not saved, as tables of angles that grow with
+        the longest text it read.
+        """
+        same = DTYPES[training.precision] == DTYPES[self.training.precision]
+        kept = dict(self._own_buffers())
+        still = kept.keys() == self._buffers.keys() and all(
+            one.equal(kept[name]) for name, one in self._buffers.items()
+        )
+        return self.ranks.sum([float(same and still and self._engine is None)])[0] == self.ranks.size
+
+    def go_on(self, *, training: Training, total_steps: int, longest: int = 1) -> None:
+        """Train the weights as they are in a new stage, with a fresh optimizer and schedule; after `release`."""
+        self.training = training
+        self.total_steps = total_steps
+        self._longest = longest
+        self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
+        self.answers.clear()
+        self._fit()
+        self._start(self.scored)
+        self.architecture = self._try_out()
 
     def save(self, folder: Path | str) -> None:
         """Write an ordinary Transformers folder with the tokenizer; rank 0 writes, all ranks call."""
@@ -186,9 +242,9 @@ class Engine:
 
     def facts(self) -> dict[str, Any]:
         """What really runs, read from the engine: goes into the record."""
-        sharding = self._engine.zero_optimization_stage() if self._engine else None
+        said = self._of_training() if self._engine is not None else self._said
         facts = {
-            "zero_stage": sharding,
+            "zero_stage": said.get("zero_stage"),
             "world_size": torch.distributed.get_world_size(),
             "backend": torch.distributed.get_backend(),
             "precision": self.training.precision,
@@ -197,7 +253,7 @@ class Engine:
             "attention": self.model.config._attn_implementation,
             "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
         }
-        if self._engine:
+        if said:
             facts["versions"]["deepspeed"] = zero.version()
         return facts
 
@@ -205,7 +261,11 @@ class Engine:
         """Free the weights and states. Calling it again does nothing."""
         if self._engine is not None:
             zero.stop(self._engine)
+        elif self._said and self._scored is not None:
+            self._scored = None
+            gc.collect()
         self._engine = self._scored = None
+        self._buffers = {}
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -215,20 +275,23 @@ class Engine:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _open(self, *, for_training: bool, trust_remote_code: bool) -> None:
+    def _open(self, *, trust_remote_code: bool) -> None:
+        recomputes = self._for_training and self._fit()
         parts = {"training": self.training, "runtime": self.runtime, "ranks": self.ranks}
-        recomputes = for_training and self._fit()
-        sharded = zero.sharded_loading(**parts) if for_training else contextlib.nullcontext()
+        sharded = zero.sharded_loading(**parts) if self._for_training else contextlib.nullcontext()
         with sharded, quiet():
             model = load_weights(
                 self.folder, DTYPES[self.training.precision], self.device, trust_remote_code=trust_remote_code
             )
-        if not for_training:
+        if not self._for_training:
             self._scored = Scored(model.to(self.device)).eval()
             return
         if recomputes:
             recompute(model, self.folder)
-        self._engine = zero.start(Scored(model), **parts)
+        self._start(Scored(model))
+
+    def _start(self, scored: Scored) -> None:
+        self._engine = zero.start(scored, training=self.training, runtime=self.runtime, ranks=self.ranks)
         self._scored = self._engine.module
         self._scored.train()
 
@@ -248,10 +311,20 @@ class Engine:
         self.scored.own_head = architecture.own_head
         return architecture
 
-    def _whole(self) -> contextlib.AbstractContextManager[None]:
-        if self._engine is None:
+    def _gathered(self) -> contextlib.AbstractContextManager[None]:
+        if self._held_whole or not self._for_training:
             return contextlib.nullcontext()
-        return zero.gathered(self._engine, self.ranks, at_once=self._asks_at_once)
+        return zero.gathered(self.scored, self._engine, self.ranks, at_once=self._asks_at_once)
+
+    def _own_buffers(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What modules hold beside the weights and do not save."""
+        for place, module in self.scored.named_modules():
+            for name in sorted(module._non_persistent_buffers_set):
+                if (buffer := module._buffers.get(name)) is not None:
+                    yield f"{place}.{name}", buffer
+
+    def _of_training(self) -> dict[str, Any]:
+        return {"zero_stage": self._engine.zero_optimization_stage()}
 
     def _fit(self) -> bool:
         """Refuse what has no room, and cut micro-batches so that they have; whether activations are recomputed."""
@@ -265,11 +338,15 @@ class Engine:
         room = memory.Room.least(self.ranks.gather(self._room()))
         memory.refuse_what_does_not_fit(shape, **told, room=room)
         self._asks_at_once = memory.asks_at_once(shape, **told, room=room)
+        self._told = {"shape": shape, **told, "room": room}
         recomputes = memory.recomputes(shape, self.runtime, on_gpu=room.device is not None)
         if room.device is not None:
             told |= {"available": room.device, "longest": self._longest, "most": self._tokens_at_once}
             self._tokens_at_once = memory.tokens_at_once(shape, **told, recomputed=recomputes)
         return recomputes
+
+    def _has_room_for_all(self) -> bool:
+        return self._told is not None and memory.asks_at_once_released(**self._told)
 
     def _room(self) -> memory.Room:
         """What this worker may use, beside those that share its machine."""
@@ -308,9 +385,7 @@ class Engine:
         copy_tokenizer(self.folder, target)
 
     def _weights(self) -> dict[str, torch.Tensor]:
-        if self._engine is None:
-            return self.scored.state_dict()
-        return zero.consolidated(self._engine) or {}
+        return zero.consolidated(self.scored, self._engine, self.ranks)
 
 
 def _smaller(runtime: Runtime) -> str:

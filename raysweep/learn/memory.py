@@ -12,7 +12,7 @@ import math
 import re
 import struct
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ __all__ = [
     "Room",
     "ModelShape",
     "asks_at_once",
+    "asks_at_once_released",
     "free_memory",
     "need",
     "recomputes",
@@ -164,6 +165,13 @@ def asks_at_once(shape: ModelShape, *, training: Training, runtime: Runtime, roo
     """Whether there is room for all weights on every worker while a stage is asked, and for the questions."""
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     return room.holds(needed, more=math.ceil(QUESTIONS_ROOM * needed.whole))
+
+
+def asks_at_once_released(shape: ModelShape, *, training: Training, runtime: Runtime, room: Room) -> bool:
+    """The same once gradients, optimizer and master weights are gone."""
+    needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
+    left = replace(needed, gradients=0, states=0, host=needed.host if runtime.offload == "all" else 0)
+    return room.holds(left, more=math.ceil(QUESTIONS_ROOM * needed.whole))
 
 
 def refuse_what_does_not_fit(shape: ModelShape, *, training: Training, runtime: Runtime, room: Room) -> None:

@@ -30,6 +30,7 @@ __all__ = [
     "disconnect",
     "gathered",
     "load_state",
+    "release",
     "save_state",
     "sharded_loading",
     "start",
@@ -85,30 +86,50 @@ def sharded_loading(*, training: Training, runtime: Runtime, ranks: Ranks) -> It
 
 
 @contextlib.contextmanager
-def gathered(engine: Any, ranks: Ranks, *, at_once: bool) -> Iterator[None]:
-    """Inside, calls into the module are ordinary ones, any number on each rank.
+def gathered(module: nn.Module, engine: Any, ranks: Ranks, *, at_once: bool) -> Iterator[None]:
+    """Inside, calls into the module are ordinary ones, any number on each rank; `engine` is None where it was released.
 
     `at_once`: every rank holds all weights, and no call is a collective one. Otherwise it holds one layer more than its
     shards, and each pass waits for the other ranks' shards.
     """
-    if engine.zero_optimization_stage() < 3 or _is_whole(engine):
+    if not _is_sharded(module) or (engine is not None and _is_whole(engine)):
         yield
         return
-    offload = engine.optimizer.parameter_offload
     gather = _deepspeed().zero.GatheredParameters
-    _remove_hooks(offload)
-    try:
-        with gather(list(engine.module.parameters())) if at_once else LayerByLayer(engine.module, gather, ranks):
-            yield
-    finally:
-        offload._register_deepspeed_module(offload.module)
+    with _without_hooks(engine), gather(list(module.parameters())) if at_once else LayerByLayer(module, gather, ranks):
+        yield
 
 
-def consolidated(engine: Any) -> dict[str, torch.Tensor] | None:
-    """All weights on rank 0's CPU, None on other ranks; every rank calls."""
-    if engine.zero_optimization_stage() == 3 and not _is_whole(engine):
-        return engine._zero3_consolidated_16bit_state_dict()
-    return engine.module.state_dict() if engine.global_rank == 0 else None
+def consolidated(module: nn.Module, engine: Any, ranks: Ranks) -> dict[str, torch.Tensor]:
+    """All weights on rank 0, nothing on other ranks; every rank calls. `engine` is None where it was released."""
+    if not _is_sharded(module) or (engine is not None and _is_whole(engine)):
+        return module.state_dict() if ranks.rank == 0 else {}
+    gather = _deepspeed().zero.GatheredParameters
+    found: dict[int, torch.Tensor] = {}
+    for parameter in module.parameters():  # tied ones once
+        with gather([parameter]):
+            if ranks.rank == 0:
+                found[id(parameter)] = parameter.detach().to("cpu", copy=True)
+    if ranks.rank > 0:
+        return {}
+    values = module.state_dict(keep_vars=True).items()
+    return {name: found[id(one)] if id(one) in found else one.detach().cpu() for name, one in values}
+
+
+def release(engine: Any) -> None:
+    """Free gradients, optimizer and master weights, and leave the module with its weights, or with this rank's shards:
+    `start` may take it up again, as if its weights had been saved and loaded."""
+    module, whole = engine.module, _is_whole(engine)
+    if engine.zero_optimization_stage() == 3 and not whole:
+        engine.optimizer.parameter_offload.partition_all_parameters()
+    stop(engine)
+    for one in module.modules():
+        _forget(one)
+    for parameter in module.parameters():
+        parameter.grad = None
+        if whole or not _is_sharded(module):
+            vars(parameter).clear()  # what DeepSpeed knows of it
+    gc.collect()
 
 
 def save_state(engine: Any, folder: str, write: Callable[[Any, Path], None]) -> None:
@@ -219,6 +240,34 @@ def _is_whole(engine: Any) -> bool:
     """ZeRO-3 on one rank, weights on the device: its shard is the whole model."""
     offloaded = engine.zero_offload_param()
     return engine.zero_optimization_stage() == 3 and engine.dp_world_size == 1 and not offloaded
+
+
+def _is_sharded(module: nn.Module) -> bool:
+    return any(hasattr(parameter, "ds_tensor") for parameter in module.parameters())
+
+
+@contextlib.contextmanager
+def _without_hooks(engine: Any) -> Iterator[None]:
+    """Inside, a pass brings no shards together by itself."""
+    if engine is None:
+        yield
+        return
+    offload = engine.optimizer.parameter_offload
+    _remove_hooks(offload)
+    try:
+        yield
+    finally:
+        offload._register_deepspeed_module(offload.module)
+
+
+def _forget(module: nn.Module) -> None:
+    """Take off a module what the hooks of a closed engine keep on it; they would go on with that engine's shards."""
+    own = vars(module)
+    for name in ("pre_bwd_fn", "post_bwd_fn", "applied_pre_backward_ref_cnt", "ds_grads_remaining"):
+        own.pop(name, None)
+    own.pop("ds_inflight_param_registry", None)
+    if "_original_parameters" in own:
+        module._parameters = own.pop("_original_parameters")
 
 
 def _hold(engine: Any) -> None:

@@ -96,6 +96,7 @@ class _Trial:
         self._job = job
         self._ranks = ranks
         self._report = report
+        self._engine: Engine | None = None  # with the weights of the last stage that was trained here
         self._store = Store(job.store)
         self._before = self._last_attempt()
         repeated = records.gives_up(self._before, run=job.run)
@@ -110,19 +111,25 @@ class _Trial:
 
     def run(self, loggers: Loggers) -> dict[str, Any]:
         """Stage by stage: what the store holds is used, the rest is trained from the stage before it."""
-        job = self._job
         self._loggers = loggers
+        try:
+            return self._walk()
+        finally:
+            self._close()
+
+    def _walk(self) -> dict[str, Any]:
+        job = self._job
         bench = workbench(job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime)
         self._inputs: Inputs = bench.inputs
         weights = bench.base
         done: list[_Done] = []
-        for index, (found, there) in enumerate(self._found()):
+        stages = self._found()
+        self._prepare(stages)
+        for index, (found, there) in enumerate(stages):
             if found and there and self._is_last(index):
                 done.append(self._ask_more(index, self._reuse(index, found), there))
             else:
-                done.append(self._reuse(index, found) if found else self._make(index, weights))
-            if not found and not self._is_last(index):
-                there = self._weights(done[-1].stage)
+                done.append(self._reuse(index, found) if found else self._make(index, weights, done))
             weights = there or weights
         return self._finish(done)
 
@@ -194,11 +201,7 @@ class _Trial:
     def _ask_more(self, index: int, done: _Done, weights: Path) -> _Done:
         """Ask a stage whose weights are kept what it was not asked yet."""
         job = self._job
-        asked = [
-            one
-            for one in to_ask(job.chain, index, self._inputs, evaluate=job.evaluate, sets=job.sets)
-            if one.of is None and one.label not in done.stage.evaluated
-        ]
+        asked = [one for one in self._asked_after(index) if one.of is None and one.label not in done.stage.evaluated]
         with Engine(
             weights,
             training=job.chain[index].stage.training,
@@ -215,15 +218,29 @@ class _Trial:
 
     # ---- training
 
-    def _make(self, index: int, start: Path) -> _Done:
+    def _prepare(self, stages: Sequence[_Found]) -> None:
+        """All that is to be trained on and asked, before an engine is open: what the base model knows takes one of its own."""
+        for index, (found, _) in enumerate(stages):
+            if found is None:
+                self._inputs.stage(self._job.chain, index)
+                self._asked_after(index)
+
+    def _asked_after(self, index: int) -> list[Asked]:
+        return to_ask(self._job.chain, index, self._inputs, evaluate=self._job.evaluate, sets=self._job.sets)
+
+    def _make(self, index: int, start: Path, before: Sequence[_Done]) -> _Done:
+        """Train a stage in the weights of the one before it, or from the folder `start` where none was trained here."""
         job = self._job
         node = job.chain[index]
         data = self._inputs.stage(job.chain, index)
-        asked = to_ask(job.chain, index, self._inputs, evaluate=job.evaluate, sets=job.sets)
+        asked = self._asked_after(index)
         began = time.time()
-        with in_flight(self._store, node, self._ranks) as checkpoints, self._engine(start, index, data) as engine:
+        with in_flight(self._store, node, self._ranks) as checkpoints:
+            engine = self._engine = self._opened(start, index, data, before)
             outcome = self._train(engine, index, data, checkpoints)
-            answered = [self._ask(engine, index, one) for one in asked]
+            engine.release()
+            with engine.whole():
+                answered = [self._ask(engine, index, one) for one in asked]
             done = self._commit(engine, index, outcome, data, answered, began)
         accuracies = {one.evaluation["set"]: one.evaluation["accuracy"] for one in answered}
         scored = {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
@@ -231,16 +248,26 @@ class _Trial:
         self._say({"event": "committed", "committed": node.id, **self._where(index), **facts})
         return done
 
-    def _engine(self, start: Path, index: int, data: StageData) -> Engine:
+    def _opened(self, start: Path, index: int, data: StageData, before: Sequence[_Done]) -> Engine:
         training = self._job.chain[index].stage.training
-        return Engine(
-            start,
-            training=training,
-            total_steps=total_steps(len(data.encoded), training),
-            runtime=self._job.runtime,
-            longest=max(map(len, data.encoded), default=1),
-            trust_remote_code=self._job.model.trust_remote_code,
-        )
+        parts: dict[str, Any] = {
+            "training": training,
+            "total_steps": total_steps(len(data.encoded), training),
+            "longest": max(map(len, data.encoded), default=1),
+        }
+        if self._engine is not None:
+            if self._engine.can_go_on(training):
+                self._engine.go_on(**parts)
+                return self._engine
+            start = self._weights(before[-1].stage)
+            self._close()
+        model = self._job.model
+        return Engine(start, **parts, runtime=self._job.runtime, trust_remote_code=model.trust_remote_code)
+
+    def _close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
 
     def _train(self, engine: Engine, index: int, data: StageData, checkpoints: Path) -> StageOutcome:
         stage = self._job.chain[index].stage

@@ -55,12 +55,11 @@ class Familiarity:
         """Whether the model does not know each example; those that nobody asked yet are asked now."""
         key = familiarity_id(identity(self._model.name, self._model.revision), source.identity, stage=stage)
         ranks = connect()
-        known: dict[str, bool] = ranks.broadcast(self._store.familiarity(key) if ranks.rank == 0 else None)
+        known: dict[str, bool] = ranks.first(lambda: self._store.familiarity(key))
         new = [example for example in examples if example.id not in known]
         if new:
             known |= self._ask(source, new, stage, runtime)
-            if ranks.rank == 0:
-                self._store.write_familiarity(key, known)
+            ranks.first(lambda: self._store.write_familiarity(key, known))
         return [not known[example.id] for example in examples]
 
     def questions(self, source: Source, examples: Sequence[Example], *, data_seed: int) -> tuple[Question, ...]:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from raysweep.data.scoring import SCORERS
-from raysweep.learn.batches import total_steps
+from raysweep.learn.batches import Batch, total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.train import train
@@ -49,9 +49,14 @@ def test_a_closed_engine_is_gone(small, tokenizer, pairs, training, encoded, ask
                 checkpoints=None,
                 checkpoint_every=600.0,
             )
+            first = [weakref.ref(thing) for thing in (engine._engine, engine._engine.optimizer)]
+            engine.release()
+            assert not alive(first), "only the weights are left while a stage is asked"
             answer(engine, tokenizer, questions, scorer=SCORERS["exact"], max_new_tokens=4)
             engine.save(tmp_path)
-            held = [engine.model, engine._engine, *engine.model.parameters()]
+            engine.go_on(training=settings, total_steps=total)
+            engine.step(Batch(1, 0, tuple(examples)))
+            held = [engine.model, engine._engine, engine._engine.optimizer, *engine.model.parameters()]
             return [weakref.ref(thing) for thing in held]
 
     def alive(references: list[weakref.ref]) -> list[object]:

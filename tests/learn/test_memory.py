@@ -17,6 +17,7 @@ from raysweep.learn.memory import (
     ModelShape,
     Room,
     asks_at_once,
+    asks_at_once_released,
     need,
     recomputes,
     refuse_what_does_not_fit,
@@ -126,6 +127,13 @@ def test_what_is_advised_is_not_refused(training, llama):
 def test_all_weights_are_brought_together_where_they_have_room(training, llama, runtime, room, at_once):
     told = {"training": training(precision="bf16"), "runtime": Runtime(**runtime), "room": room}
     assert asks_at_once(llama, **told) == at_once
+
+
+def test_a_stage_that_is_trained_leaves_room_for_all_weights(training, llama):
+    told = {"training": training(precision="bf16"), "runtime": Runtime(workers=2), "room": Room(80 * GIB, 500 * GIB)}
+    assert asks_at_once_released(llama, **told) and not asks_at_once(llama, **told)
+    told["room"] = Room(24 * GIB, 500 * GIB)
+    assert not asks_at_once_released(llama, **told), "then it is asked layer by layer"
 
 
 def test_what_each_worker_may_use_is_what_the_poorest_may():

@@ -7,6 +7,7 @@ import shutil
 import pytest
 from sweeps import SMALL, small
 
+from raysweep.learn import engine
 from raysweep.store.store import Store
 from raysweep.trial.execute import execute
 
@@ -36,6 +37,19 @@ def test_the_first_trial_goes_on_from_the_bytes_that_its_siblings_get(tmp_path, 
     _, again = run(sweep, Store(tmp_path / "second"))
     assert (record["reused"], again["reused"]) == ([], [job.chain[0].id])
     assert again["metrics"]["loss_2"] == record["metrics"]["loss_2"]
+
+
+def test_a_stage_goes_on_in_the_weights_that_are_in_memory(tmp_path, monkeypatch):
+    """They are saved for others, and not read again."""
+    read = []
+    load = engine.load_weights
+    monkeypatch.setattr(
+        engine, "load_weights", lambda folder, *given, **named: read.append(folder) or load(folder, *given, **named)
+    )
+    store = Store(tmp_path / "store")
+    job, record = run(small(tmp_path, grid=GRID), store)
+    assert len(read) == 1 and record["metrics"]["steps_2"] > 0
+    assert store.stage(job.chain[0]).has_weights
 
 
 def test_weights_that_nothing_starts_from_are_not_missed(tmp_path):
