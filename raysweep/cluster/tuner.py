@@ -108,7 +108,7 @@ def _run(
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     records = store.stage_records()  # after the claims: what is committed from now on is heard of
-    costs = costs_of(plan, records.values(), gpus_per_worker=runtime.gpus_per_worker)
+    costs = costs_of(plan, records.values(), runtime=runtime)
     schedule = Schedule(
         chains,
         done_stages=_settled(jobs, records),

@@ -1,8 +1,8 @@
-"""What a stage costs, in seconds of one worker: as it was measured, else scaled from what was, else from FLOPs.
+"""What a stage costs, in seconds of one worker: as it was measured, else by a roofline, corrected by what was measured.
 
-A stage that was trained with another seed tells the most. Failing that, the stages of the same model in the same
-precision tell the seconds of a token. Where nothing was measured, a stage takes 6 FLOPs a weight and token, at the rate
-that a GPU of these days sustains.
+A stage that was trained with another seed tells the most. Failing that, how much longer the store's stages of the same
+model and precision took than the roofline says of them, and failing that, those of other models on the same kind of
+machine. So the first finished stages calibrate the rest.
 """
 
 from __future__ import annotations
@@ -18,35 +18,29 @@ from typing import Any
 
 from raysweep.data.models import local_path
 from raysweep.errors import RaysweepError
+from raysweep.forecast.roofline import CPU, GPU, Work, seconds_of
+from raysweep.forecast.tokens import steps_of, tokens_of
 from raysweep.learn.memory import shape_of
 from raysweep.plan.identity import fingerprint
 from raysweep.plan.plan import Node, Plan
-from raysweep.sweep.catalog import BUILT_IN_MODELS, MIXERS
+from raysweep.sweep.catalog import BUILT_IN_MODELS
+from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Stage
 
-__all__ = ["CPU_FLOPS", "GPU_FLOPS", "Costs", "costs_of", "spent", "tokens_of", "weights_of"]
+__all__ = ["Costs", "costs_of", "spent", "weights_of"]
 
-GPU_FLOPS = 4e14  # sustained on one H100-class GPU in bf16, 40 % of its peak
-CPU_FLOPS = 1e11  # sustained on a few cores in fp32, as measured on `tiny`
-EVALUATION = 1.1  # a stage with its evaluations, against its training alone
-
-# Mean tokens of an example, template included: characters of the real sets ÷ 4; keys and values have more tokens.
-TOKENS: Mapping[str, int] = {
-    "kvr": 32, "popqa": 24, "triviaqa": 35, "lama": 18, "entityqa": 21, "webqa": 22, "mquake": 21,
-    "gsm8k": 140, "math": 230, "evolcode": 405, "apps": 580, "ultrachat": 1100,
-}  # fmt: skip
-OF_AN_UNKNOWN_SET = 64
-TOKENS_A_WORD = {"words": 2.2, "text": 1.4}  # random words are rare ones
 SIZES = {"tiny": 1_830_000}
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Worker-seconds of every stage, how many stages were told in which way, and the models of unknown size."""
+    """Worker-seconds of every stage, how many stages were told in which way, the models of unknown size, and the stages
+    whose tokens had to be estimated."""
 
     seconds: Mapping[str, float]
     basis: Counter[str] = field(default_factory=Counter)
     unknown: frozenset[str] = frozenset()
+    estimated: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +53,45 @@ class _Root:
 
 
 @dataclass(slots=True)
+class _Pace:
+    """Worker-seconds that stages took, and that the roofline says of them."""
+
+    taken: float = 0.0
+    told: float = 0.0
+
+    def add(self, taken: float, told: float) -> None:
+        self.taken += taken
+        self.told += told
+
+    @property
+    def factor(self) -> float:
+        return self.taken / self.told
+
+
+@dataclass(slots=True)
 class _Measured:
-    """What records say: worker-seconds by the work done, and by token for each model and precision."""
+    """What records say: worker-seconds by the work done; and the pace of each model and precision, and of each kind of
+    machine (on a GPU or not)."""
 
     by_work: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    by_model: dict[tuple[str, str], list[float]] = field(default_factory=dict)
+    by_model: dict[tuple[str, str], _Pace] = field(default_factory=dict)
+    by_machine: dict[bool, _Pace] = field(default_factory=dict)
 
-    def add(self, base: str, config: Mapping[str, Any], seconds: float, tokens: int) -> None:
-        self.by_work.setdefault((base, _work(config)), []).append(seconds)
-        spent = self.by_model.setdefault((base, config["training"]["precision"]), [0.0, 0.0])
-        spent[0] += seconds
-        spent[1] += tokens
+    def add(self, start: Mapping[str, Any], record: Mapping[str, Any]) -> None:
+        base, config, taken = _base(start), record["config"], spent(record)
+        self.by_work.setdefault((base, _work(config)), []).append(taken)
+        told = _roofline_of(start, record)
+        if told:
+            on_gpu = _on_gpu(record)
+            for pace in (
+                self.by_model.setdefault((base, config["training"]["precision"]), _Pace()),
+                self.by_machine.setdefault(on_gpu, _Pace()),
+            ):
+                pace.add(taken, told)
 
 
-def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, gpus_per_worker: float | None = None) -> Costs:
-    """The costs of all stages of a plan, from the records of finished stages as far as they tell.
+def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, runtime: Runtime) -> Costs:
+    """The costs of all stages of a plan under `runtime`, from the records of finished stages as far as they tell.
 
     Where a sweep does not say on how many GPUs a worker runs, a built-in model is taken to run on a CPU, others on one.
     """
@@ -83,22 +101,16 @@ def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, gpus_per_worke
     seconds: dict[str, float] = {}
     basis: Counter[str] = Counter()
     roots: dict[str, _Root] = {}
+    estimated = set()
     for node in plan.stages.values():
         roots[node.id] = root = (
-            roots[node.parent] if node.parent else _Root(_base(node.config), models[node.id], node.stage)
+            roots[node.parent] if node.parent else _Root(_base(node.config["start"]), models[node.id], node.stage)
         )
-        told, seconds[node.id] = _cost(
-            node, root, measured, weights=sizes[root.model], rate=_rate(root.model, gpus_per_worker)
-        )
+        told, seconds[node.id] = _cost(node, root, measured, weights=sizes[root.model], runtime=runtime)
         basis[told] += 1
-    return Costs(seconds, basis, frozenset(name for name, size in sizes.items() if size is None))
-
-
-def tokens_of(stage: Stage, d_a: Stage) -> float:
-    """About how many tokens a stage trains on, over all its epochs; a stop rule may end it sooner."""
-    own = min(TOKENS.get(stage.selection.set, OF_AN_UNKNOWN_SET), stage.training.max_length)
-    count = stage.selection.examples
-    return stage.training.epochs * (count * own + _mixed(stage, d_a, own))
+        estimated |= {node.id} if told != "measured" else set()
+    unknown = frozenset(name for name, size in sizes.items() if size is None)
+    return Costs(seconds, basis, unknown, frozenset(estimated))
 
 
 def weights_of(name: str) -> int | None:
@@ -119,54 +131,68 @@ def _counted(name: str) -> int | None:
         return None
 
 
-def _mixed(stage: Stage, d_a: Stage, own: float) -> float:
-    """The tokens of the mixing data, once."""
-    mixing = stage.mixing
-    if mixing is None:
-        return 0.0
-    if mixing.cut == "released":
-        return mixing.ratio * stage.selection.examples * own
-    match MIXERS[mixing.source].kind:
-        case "replay":
-            return mixing.ratio * d_a.selection.examples * TOKENS.get(d_a.selection.set, OF_AN_UNKNOWN_SET)
-        case kind:
-            words = (mixing.words or 0) * (2 if kind == "text" else 1)  # `words` is each part's for texts
-            return mixing.ratio * stage.selection.examples * (20 + TOKENS_A_WORD[kind] * words)
-
-
-def _rate(model: str, gpus: float | None) -> float:
-    on_gpu = model not in BUILT_IN_MODELS if gpus is None else gpus > 0
-    return GPU_FLOPS * (gpus or 1.0) if on_gpu else CPU_FLOPS
-
-
-def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, rate: float) -> tuple[str, float]:
+def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, runtime: Runtime) -> tuple[str, float]:
     if measured.by_work and (same := measured.by_work.get((root.base, _work(node.config)))):
         return "measured", fmean(same)
-    tokens = tokens_of(node.stage, root.d_a)
-    if spent := measured.by_model.get((root.base, node.stage.training.precision)):
-        return "scaled", tokens * spent[0] / spent[1]
-    return "computed", EVALUATION * 6.0 * (weights or 0) * tokens / rate
+    training = node.stage.training
+    work = Work(
+        weights=weights or 0,
+        precision=training.precision,
+        steps=steps_of(node.stage, root.d_a),
+        tokens=tokens_of(node.stage, root.d_a),
+        batch=training.batch_size,
+    )
+    gpus = runtime.gpus_per_worker
+    on_gpu = root.model not in BUILT_IN_MODELS if gpus is None else gpus > 0
+    machine = GPU.times(gpus or 1.0) if on_gpu else CPU
+    told = runtime.workers * seconds_of(work, runtime, machine)
+    if pace := measured.by_model.get((root.base, training.precision)):
+        return "scaled", told * pace.factor
+    if pace := measured.by_machine.get(on_gpu):
+        return "calibrated", told * pace.factor
+    return "computed", told
 
 
 def _read(records: Iterable[Mapping[str, Any]]) -> _Measured:
     measured = _Measured()
     known = {record["id"]: record for record in records}
     for record in known.values():
-        base = _base_of(record, known)
-        tokens = record["metrics"]["tokens"]
-        if base and tokens:
-            measured.add(base, record["config"], spent(record), tokens)
+        start = _start_of(record, known)
+        if start is not None and record["metrics"]["tokens"]:
+            measured.add(start, record)
     return measured
 
 
-def _base_of(record: Mapping[str, Any] | None, known: Mapping[str, Mapping[str, Any]]) -> str | None:
+def _start_of(record: Mapping[str, Any] | None, known: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """The base model that a stage's chain begins with; None where a record on the way there is gone."""
     while record is not None and "stage" in record["config"]["start"]:
         record = known.get(record["config"]["start"]["stage"])
-    return _base(record["config"]) if record is not None else None
+    return record["config"]["start"] if record is not None else None
 
 
-def _base(config: Mapping[str, Any]) -> str:
-    return fingerprint("base", config["start"])
+def _roofline_of(start: Mapping[str, Any], record: Mapping[str, Any]) -> float | None:
+    """What the roofline says of a finished stage, in worker-seconds; None where its model's size cannot be told."""
+    weights = weights_of(start.get("model", {}).get("name", ""))
+    if not weights:
+        return None
+    engine, metrics, training = record["engine"], record["metrics"], record["config"]["training"]
+    work = Work(
+        weights=weights,
+        precision=training["precision"],
+        steps=metrics["steps"],
+        tokens=metrics["tokens"],
+        batch=training["batch_size"],
+    )
+    runtime = Runtime(workers=engine["world_size"], zero=engine.get("zero_stage") or 0)
+    return engine["world_size"] * seconds_of(work, runtime, GPU if _on_gpu(record) else CPU)
+
+
+def _on_gpu(record: Mapping[str, Any]) -> bool:
+    return record["engine"].get("device", "cpu") != "cpu"
+
+
+def _base(start: Mapping[str, Any]) -> str:
+    return fingerprint("base", start)
 
 
 def _work(config: Mapping[str, Any]) -> str:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
 
 from raysweep.errors import BadInput
-from raysweep.forecast.cost import CPU_FLOPS, GPU_FLOPS, Costs, costs_of, weights_of
+from raysweep.forecast.cost import Costs, costs_of, weights_of
+from raysweep.forecast.roofline import CPU, GPU, Machine
 from raysweep.forecast.simulate import Simulation, lower_bound, simulate
+from raysweep.forecast.tokens import guesses
 from raysweep.learn.memory import ModelShape, Need, need
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import settled
@@ -24,14 +26,16 @@ CHECKPOINT = 12  # bytes a weight of a stage in flight: what is trained in, its 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
     """Hours of workers (`gpu_hours`, whatever they run on) that are left, with sharing and without; how each stage was
-    told (`basis`); bytes of weights kept and of checkpoints in flight at most; bytes that stay in the memory of each
-    worker's device (`memory_worker`, activations come on top) and of its machine (`memory_host`); and, for `workers`,
-    the wall time in hours, the least that any order could take, and the share of the slots' time that stays idle."""
+    told (`basis`); sets and mixers whose lengths are guesses, as far as hours rest on them (`guessed`); bytes of weights
+    kept and of checkpoints in flight at most; bytes that stay in the memory of each worker's device (`memory_worker`,
+    activations come on top) and of its machine (`memory_host`); and, for `workers`, the wall time in hours, the least that
+    any order could take, and the share of the slots' time that stays idle."""
 
     gpu_hours: float
     gpu_hours_unshared: float
     basis: Mapping[str, int]
     assumes: str
+    guessed: Sequence[str]
     disk_weights: int
     disk_checkpoints: int
     memory_worker: int
@@ -62,8 +66,8 @@ def estimate(
     `records` are those of the store's finished stages. With `workers` the schedule is run on virtual time. Raises
     BadInput where not even one trial fits that many workers.
     """
-    costs = costs_of(plan, records.values(), gpus_per_worker=runtime.gpus_per_worker)
-    if costs.unknown and not (costs.basis["measured"] or costs.basis["scaled"]):
+    costs = costs_of(plan, records.values(), runtime=runtime)
+    if costs.unknown and costs.basis.keys() & {"calibrated", "computed"}:
         return f"how large {', '.join(sorted(costs.unknown))} is cannot be told from here"
     chains = {name: trial.stages for name, trial in plan.trials.items() if name not in done}
     held = {name: bool(records[name].get("files")) for name in plan.stages if name in records}
@@ -73,11 +77,13 @@ def estimate(
     kept = _kept(plan, missing, held, keep, run)
     weights = max(weights_of(trial.spec.model.name) or 0 for trial in plan.trials.values())
     memory = [_need(node.stage.training, weights, runtime) for node in plan.stages.values()]
+    guessed = guesses(plan.stages[name].stage for name in costs.estimated & missing)
     return Estimate(
         gpu_hours=_hours(costs, missing),
         gpu_hours_unshared=_hours(costs, (stage for chain in chains.values() for stage in chain)),
         basis=dict(costs.basis),
-        assumes=_assumes(costs),
+        assumes=_assumes(costs, guessed),
+        guessed=guessed,
         disk_weights=kept * weights * _bytes_a_weight(plan),
         disk_checkpoints=min(run.slots if run else 1, len(chains)) * weights * CHECKPOINT,
         memory_worker=max(one.held for one in memory),
@@ -137,12 +143,18 @@ def _bytes_a_weight(plan: Plan) -> int:
     return max(4 if node.stage.training.precision == "fp32" else 2 for node in plan.stages.values())
 
 
-def _assumes(costs: Costs) -> str:
+def _assumes(costs: Costs, guessed: Sequence[str]) -> str:
     """What the hours rest on, in words."""
     words = {
         "measured": "as measured with other seeds",
-        "scaled": "scaled by tokens from what was measured",
-        "computed": f"from FLOPs at {GPU_FLOPS / 1e12:,.0f} TFLOP/s a GPU, {CPU_FLOPS / 1e9:,.0f} GFLOP/s a CPU worker",
+        "scaled": "by a roofline, corrected by the same model's finished stages",
+        "calibrated": "by a roofline, corrected by other models' finished stages",
+        "computed": f"by a roofline ({_rates(GPU)} a GPU, {_rates(CPU)} a CPU worker)",
     }
     told = [f"{costs.basis[basis]:,} stages {how}" for basis, how in words.items() if costs.basis[basis]]
-    return "; ".join([*told, "all epochs, though a stop rule may end a stage sooner"])
+    unsure = [f"the lengths of {', '.join(guessed)} are guesses"] if guessed else []
+    return "; ".join([*told, *unsure, "all epochs, though a stop rule may end a stage sooner"])
+
+
+def _rates(machine: Machine) -> str:
+    return f"{machine.flops / 1e12:g} TFLOP/s and {machine.memory / 1e9:,.0f} GB/s"

@@ -2,21 +2,53 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["has_window", "implementation", "keeps_keys"]
+__all__ = ["VARLEN", "has_window", "implementation", "keeps_keys", "packed_arguments"]
+
+VARLEN = "raysweep_varlen"  # Transformers' name for `packing.varlen_forward`
+DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout")  # what families call it; only FlashAttention 2 has it
 
 
 def implementation(config: transformers.PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
-    """Flash-attention where it is installed and this model can use it, which takes 16 bits; None leaves the choice to
-    Transformers: SDPA, else eager."""
-    if device.type != "cuda" or dtype == torch.float32 or not transformers.utils.is_flash_attn_2_available():
-        return None
+    """What computes attention on a GPU in 16 bits: FlashAttention 3 or 2 where it is installed and this model can use it,
+    else PyTorch's own varlen kernel; None leaves the choice to Transformers: SDPA, else eager."""
     known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    able = type(config) in known and getattr(known[type(config)], "_supports_flash_attn", False)
-    return "flash_attention_2" if able else None
+    if device.type != "cuda" or dtype == torch.float32 or type(config) not in known:
+        return None
+    model = known[type(config)]
+    if not getattr(model, "_supports_flash_attn", False):
+        return None
+    drops = any(getattr(config, name, None) for name in DROPOUTS)
+    if transformers.utils.is_flash_attn_3_available() and not drops:
+        return "flash_attention_3"
+    if transformers.utils.is_flash_attn_2_available():
+        return "flash_attention_2"
+    return VARLEN if model._supports_attention_backend and model._supports_sdpa and not drops else None
+
+
+def packed_arguments(
+    config: transformers.PreTrainedConfig, positions_BL: torch.Tensor, starts_M: torch.Tensor | None, longest: int
+) -> dict[str, Any]:
+    """What a model is told of a batch of one row in which examples follow each other.
+
+    Positions that begin again suffice for SDPA. Kernels are told where examples start, or every layer would find it out
+    from the positions, and wait for the GPU each time; and where they need no mask, a ready one of one element keeps
+    Transformers from making one of all tokens by all.
+    """
+    chosen = config._attn_implementation
+    told: dict[str, Any] = {"position_ids": positions_BL}
+    if starts_M is None or not (chosen == VARLEN or chosen.startswith("flash_attention")):
+        return told
+    told |= dict.fromkeys(("cu_seq_lens_q", "cu_seq_lens_k"), starts_M)
+    told |= dict.fromkeys(("max_length_q", "max_length_k"), longest)
+    if chosen == VARLEN:
+        told["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions_BL.device)
+    return told
 
 
 def keeps_keys(config: transformers.PreTrainedConfig) -> bool:

@@ -53,13 +53,20 @@ class MicroBatch:
 
     `tokens_BL` int64; `source_N` int64 indexes into B·L the positions whose next token is a target; `labels_N` int64
     are those next tokens. Padding stands on the right, where a causal model never sees it; or B is 1, the examples stand
-    one after the other, and `positions_BL` starts again with each (None otherwise).
+    one after the other, `positions_BL` begins again with each, and `starts_M`, int32, has where each starts and the
+    end of the last (None otherwise).
     """
 
     tokens_BL: np.ndarray
     source_N: np.ndarray
     labels_N: np.ndarray
     positions_BL: np.ndarray | None = None
+    starts_M: np.ndarray | None = None
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest packed example; 0 where they are padded."""
+        return 0 if self.starts_M is None else int(np.diff(self.starts_M).max())
 
 
 def steps_per_epoch(count: int, training: Training) -> int:
@@ -145,11 +152,12 @@ def collate(examples: Sequence[Encoded]) -> MicroBatch:
 
 
 def pack(examples: Sequence[Encoded]) -> MicroBatch:
-    """Examples one after the other, for attention that sees where each begins by the positions (varlen kernels)."""
+    """Examples one after the other, for attention that sees where each begins."""
     tokens = np.concatenate([example.tokens for example in examples]).astype(np.int64)
     labelled = np.flatnonzero(np.concatenate([example.targets for example in examples]))
     positions = np.concatenate([np.arange(len(example)) for example in examples])
-    return MicroBatch(tokens[None], labelled - 1, tokens[labelled], positions[None])
+    starts = np.cumsum([0, *map(len, examples)], dtype=np.int32)
+    return MicroBatch(tokens[None], labelled - 1, tokens[labelled], positions[None], starts)
 
 
 def pad_as_released(examples: Sequence[Encoded]) -> list[Encoded]:

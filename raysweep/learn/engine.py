@@ -24,9 +24,9 @@ from torch import nn
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
 from raysweep.learn.architecture import Architecture, find_architecture
-from raysweep.learn.attention import keeps_keys
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
+from raysweep.learn.packing import isolates, skips_masked
 from raysweep.learn.ranks import connect
 from raysweep.learn.weights import load_weights, recompute
 from raysweep.sweep.spec import Runtime
@@ -90,11 +90,10 @@ class Engine:
             self._open(trust_remote_code=trust_remote_code)
             self._buffers = {name: one.clone() for name, one in self._own_buffers()}
             self.architecture = self._try_out()
+            self.packed = self._packs()
         except BaseException:
             self.close()
             raise
-        # Packing pays where attention skips what a packed batch masks; elsewhere sorted micro-batches are faster.
-        self.packed = self.model.config._attn_implementation == "flash_attention_2" and keeps_keys(self.model.config)
 
     @property
     def model(self) -> nn.Module:
@@ -139,11 +138,13 @@ class Engine:
         self.ranks.compare_calls(f"step {batch.step + 1}")
         return Stats(loss_sum, norm, lr)
 
-    def place(self, part: batches.MicroBatch) -> tuple[torch.Tensor, ...]:
-        """A micro-batch's arrays on this rank's device: tokens, sources, labels, and positions where it is packed."""
-        arrays = (part.tokens_BL, part.source_N, part.labels_N, part.positions_BL)
+    def place(self, part: batches.MicroBatch) -> tuple[Any, ...]:
+        """A micro-batch's arrays on this rank's device: tokens, sources, labels; where it is packed also positions, where
+        examples start, and the longest one's tokens."""
+        arrays = (part.tokens_BL, part.source_N, part.labels_N, part.positions_BL, part.starts_M)
         there = (array for array in arrays if array is not None)
-        return tuple(torch.from_numpy(array).to(self.device, non_blocking=True) for array in there)
+        placed = tuple(torch.from_numpy(array).to(self.device, non_blocking=True) for array in there)
+        return placed if part.starts_M is None else (*placed, part.longest)
 
     @contextlib.contextmanager
     def asking(self) -> Iterator[Scored]:
@@ -310,6 +311,13 @@ class Engine:
             log.info("%s %s", name, cost)
         self.scored.own_head = architecture.own_head
         return architecture
+
+    def _packs(self) -> bool:
+        """Whether examples are packed: where that pays, and where it is seen that they do not mix."""
+        if not skips_masked(self.model.config):
+            return False
+        with self.asking() as scored:
+            return isolates(scored, self.device, self.ranks, rounding=ROUNDING[self.training.precision])
 
     def _gathered(self) -> contextlib.AbstractContextManager[None]:
         if self._held_whole or not self._for_training:

@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from raysweep.learn.attention import packed_arguments
+
 __all__ = ["Scored"]
 
 LOGITS_AT_ONCE = 2**27  # 512 MiB of float32; a 128k vocabulary at every position would be the memory peak otherwise
@@ -40,16 +42,18 @@ class Scored(nn.Module):
         source_N: torch.Tensor,
         labels_N: torch.Tensor,
         positions_BL: torch.Tensor | None = None,
+        starts_M: torch.Tensor | None = None,
+        longest: int = 0,
     ) -> torch.Tensor:
         """Sum over N of the loss of `labels_N`, predicted at the flat positions `source_N` of B·L; float32 scalar.
 
         No attention mask: padding stands on the right, where a causal model does not see it; packed examples are told
-        apart by `positions_BL`.
+        apart by `positions_BL`, and for kernels by where they start and how long the longest is.
 
         The head is called once, however many chunks its logits are cut into: where ZeRO 3 shards it, a call brings its
         shards together, and ranks differ in what they have to score.
         """
-        hidden_ND = self.hidden(tokens_BL, source_N, positions_BL=positions_BL)
+        hidden_ND = self.hidden(tokens_BL, source_N, positions_BL=positions_BL, starts_M=starts_M, longest=longest)
         if self.own_head:
             return self._summed_loss(hidden_ND, labels_N, torch.Tensor.float)
         head = self.model.get_output_embeddings()
@@ -78,14 +82,19 @@ class Scored(nn.Module):
         return torch.cat(best), torch.cat(lead)
 
     def hidden(
-        self, tokens_BL: torch.Tensor, source_N: torch.Tensor, *, cache: Any = None, positions_BL: Any = None
+        self,
+        tokens_BL: torch.Tensor,
+        source_N: torch.Tensor,
+        *,
+        cache: Any = None,
+        positions_BL: torch.Tensor | None = None,
+        starts_M: torch.Tensor | None = None,
+        longest: int = 0,
     ) -> torch.Tensor:
         """Last hidden states at flat positions of B·L; the model's own logits where only these are known to be right."""
-        given = (
-            {"position_ids": positions_BL, "past_key_values": cache}
-            if cache is not None or positions_BL is not None
-            else {}
-        )
+        given: dict[str, Any] = {} if cache is None else {"past_key_values": cache}
+        if positions_BL is not None:
+            given |= packed_arguments(self.model.config, positions_BL, starts_M, longest)
         asked = self.model if self.own_head else self.base
         output = asked(input_ids=tokens_BL, use_cache=cache is not None, **given)
         return (output.logits if self.own_head else output.last_hidden_state).flatten(0, 1)[source_N]

@@ -29,7 +29,9 @@ def load_weights(folder: Path, dtype: torch.dtype, device: torch.device, *, trus
     import transformers
 
     from raysweep.learn.attention import implementation
+    from raysweep.learn.packing import register
 
+    register()
     try:
         config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         attention = implementation(config, dtype, device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,11 @@ SHAPES = {
     "llama_8b": Llama(hidden=4096, layers=32, heads=32, keys=8, intermediate=14336, vocabulary=128256, tied=False),
 }
 
+# A quarter of the layers, whole embeddings: what fits where the whole does not, or takes too long.
+QUARTERS = {
+    f"{name}_quarter": replace(SHAPES[name], layers=SHAPES[name].layers // 4) for name in ("llama_1b", "llama_8b")
+}
+
 
 def model_flops(llama: Llama, lengths: Sequence[int]) -> int:
     """FLOPs of a forward and backward pass over examples of these lengths, as utilisation is usually told.
@@ -67,7 +72,7 @@ def product_flops(llama: Llama, lengths: Sequence[int], *, targets: int) -> int:
 def write_random(llama: Llama, folder: Path, *, tokenizer: Path) -> None:
     """Write random bfloat16 weights as a Transformers folder with the tokenizer of another one.
 
-    Layer by layer: no more of the model is in memory than its embedding.
+    Layer by layer: no more of the model is in memory than its embedding. Drawn on a GPU where there is one.
     """
     import torch
     from safetensors.torch import save_file
@@ -83,7 +88,7 @@ def write_random(llama: Llama, folder: Path, *, tokenizer: Path) -> None:
         layer = re.search(r"layers\.\d+\.", name)
         shards.setdefault(layer[0] if layer else name, {})[name] = parameter.shape
     folder.mkdir(parents=True)
-    generator = torch.Generator().manual_seed(SEED)
+    generator = torch.Generator("cuda" if torch.cuda.is_available() else "cpu").manual_seed(SEED)
     places: dict[str, str] = {}
     for number, shard in enumerate(shards.values(), start=1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -125,5 +130,5 @@ def _drawn(shape: Any, generator: Any) -> Any:
     """A random matrix, or a norm's ones."""
     import torch
 
-    drawn = torch.ones(shape, dtype=torch.bfloat16)
-    return drawn.normal_(0.0, SPREAD, generator=generator) if drawn.dim() > 1 else drawn
+    drawn = torch.ones(shape, dtype=torch.bfloat16, device=generator.device)
+    return (drawn.normal_(0.0, SPREAD, generator=generator) if drawn.dim() > 1 else drawn).cpu()

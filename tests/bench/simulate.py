@@ -19,6 +19,7 @@ from raysweep.forecast.cost import costs_of
 from raysweep.forecast.simulate import CALM, Disturbances, lower_bound, simulate
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import Schedule
+from raysweep.sweep.spec import Runtime
 
 TABLE_2 = Path(__file__).parents[2] / "experiments" / "table2.yaml"
 GPUS = (8, 64, 256, 1024, 4096)
@@ -31,8 +32,9 @@ def measure(*, data_dir: Path | None = None, repeats: int = 3) -> dict[str, Any]
     """Ratios: the makespan trial by trial ÷ ours. Figures: ours ÷ the lower bound (1 is the best there can be) and the share
     of idle GPUs, the same with preemptions and failures and what came of the trials, how long the schedule takes for a
     hand-out (mean and worst) and before the first, and the seconds of one simulation."""
-    plan = load(TABLE_2).plan()
-    draws = [_draw(plan, seed) for seed in range(repeats)]
+    loaded = load(TABLE_2)
+    plan, runtime = loaded.plan(), loaded.sweep.runtime
+    draws = [_draw(plan, runtime, seed) for seed in range(repeats)]
     ratios: dict[str, float] = {}
     figures: dict[str, Any] = {}
     for gpus in GPUS:
@@ -46,10 +48,10 @@ def measure(*, data_dir: Path | None = None, repeats: int = 3) -> dict[str, Any]
     return {"name": "simulate", "ratios": ratios, "figures": figures, "machine": machine()}
 
 
-def _draw(plan: Plan, seed: int) -> tuple[dict[str, float], dict[str, float]]:
+def _draw(plan: Plan, runtime: Runtime, seed: int) -> tuple[dict[str, float], dict[str, float]]:
     """What the schedule expects of every stage, and what it will really take, in seconds of a trial's workers."""
     generator = random.Random(seed)
-    expected = {name: spent / GPUS_A_TRIAL for name, spent in costs_of(plan, []).seconds.items()}
+    expected = {name: spent / GPUS_A_TRIAL for name, spent in costs_of(plan, [], runtime=runtime).seconds.items()}
     return expected, {name: spent * generator.lognormvariate(0, SPREAD) for name, spent in expected.items()}
 
 

@@ -15,10 +15,11 @@ word than Llama's. Figures of each shape and stage:
   known, as on a CPU. `mfu_products` leaves out input embeddings, and logits of tokens that are no targets
 - `peak_gib`: the most that PyTorch allocated on the GPU, on a CPU the most that was resident (libraries too), beside
   `predicted_gib`; with a GPU `host_gib` and `predicted_host_gib` tell of the machine's memory
-- `packed`: whether flash-attention took batches without padding; `attention`, `offload`, and the last `loss`
+- `packed`: whether a varlen kernel took batches without padding; `attention`, `offload`, and the last `loss`
 
-Ratios `packed_*`: seconds of SDPA on length-sorted micro-batches (`*_sorted_*`) ÷ seconds with packed flash-attention,
-where flash-attn is installed.
+Ratios `packed_*`, on a GPU: seconds of SDPA on length-sorted micro-batches (`*_sorted_*`) ÷ seconds of packed batches.
+
+`gpu.py` measures the same in less time, on lengths instead of examples.
 """
 
 from __future__ import annotations
@@ -46,7 +47,6 @@ from devices import gib, offload_that_fits, peak_of, predicted, resident_gib
 from run import machine, turns
 from shapes import SHAPES, Llama, model_flops, product_flops, write_random
 from train import SETTINGS, STEPS, WARM_UP, examples_of
-from transformers.utils import is_flash_attn_2_available
 
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import Batch, MicroBatch
@@ -79,7 +79,7 @@ class Case:
 def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Figures as above, `*_left_out` and `*_failed` with what does not fit; ratios of packed batches to sorted ones."""
     figures, offloads = _chosen()
-    ways = ("own", "sdpa") if is_flash_attn_2_available() else ("own",)
+    ways = ("own", "sdpa") if torch.cuda.is_available() else ("own",)
     runs: dict[Case, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as place:
         for shape, _, stage, way in turns(product(offloads, range(repeats), STEPS, ways)):
@@ -188,12 +188,12 @@ def _in_own_process(case: Case, folder: Path, data_dir: Path) -> dict[str, Any]:
     return told
 
 
-class _Watched(Engine):
+class Watched(Engine):
     """An engine that notes the widest micro-batch it was given, padding included."""
 
     widest = 0
 
-    def place(self, part: MicroBatch) -> tuple[torch.Tensor, ...]:
+    def place(self, part: MicroBatch) -> tuple[Any, ...]:
         self.widest = max(self.widest, part.tokens_BL.size)
         return super().place(part)
 
@@ -202,17 +202,17 @@ def _run(case: Case, folder: Path, data_dir: Path) -> dict[str, Any]:
     """One run's figures: means over the steps after the warm-up."""
     batches = batches_of(case, folder, data_dir)
     runtime = Runtime(zero=3, offload=case.offload)
-    with _Watched(folder, training=TRAINING, total_steps=len(batches), runtime=runtime) as engine:
+    with Watched(folder, training=TRAINING, total_steps=len(batches), runtime=runtime) as engine:
         if case.attention == "sdpa":
             engine.model.set_attn_implementation("sdpa")
             engine.packed = False
-        seconds, losses = zip(*_clocked(engine, batches), strict=True)
+        seconds, losses = zip(*clocked(engine, batches), strict=True)
         told = {"seconds": statistics.fmean(seconds[WARM_UP:]), "loss": round(losses[-1], 4)}
         told |= {"packed": engine.packed, "attention": engine.facts()["attention"]}
-        return told | _work(SHAPES[case.shape], batches[WARM_UP:]) | _memory(engine, folder, case.offload)
+        return told | work(SHAPES[case.shape], batches[WARM_UP:]) | memory_of(engine, case.offload)
 
 
-def _clocked(engine: Engine, batches: Sequence[Batch]) -> Iterator[tuple[float, float]]:
+def clocked(engine: Engine, batches: Sequence[Batch]) -> Iterator[tuple[float, float]]:
     """Seconds and mean loss of every step; a GPU's work counts until it is done."""
     for batch in batches:
         began = time.perf_counter()
@@ -222,7 +222,7 @@ def _clocked(engine: Engine, batches: Sequence[Batch]) -> Iterator[tuple[float, 
         yield time.perf_counter() - began, stats.loss_sum / batch.target_tokens
 
 
-def _work(llama: Llama, batches: Sequence[Batch]) -> dict[str, float]:
+def work(llama: Llama, batches: Sequence[Batch]) -> dict[str, float]:
     """Useful tokens and FLOPs a step."""
     lengths = [len(example) for batch in batches for example in batch.examples]
     targets = sum(batch.target_tokens for batch in batches)
@@ -233,9 +233,9 @@ def _work(llama: Llama, batches: Sequence[Batch]) -> dict[str, float]:
     }
 
 
-def _memory(engine: _Watched, folder: Path, offload: str) -> dict[str, float | None]:
+def memory_of(engine: Watched, offload: str) -> dict[str, float | None]:
     """Peaks and what was predicted of them, GiB."""
-    shape = shape_of(folder)
+    shape = shape_of(engine.folder)
     on_gpu = engine.device.type == "cuda"
     recomputed = recomputes(shape, engine.runtime, on_gpu=on_gpu)
     needed = predicted(shape, training=TRAINING, offload=offload, tokens=engine.widest, recomputed=recomputed)

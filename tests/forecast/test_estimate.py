@@ -11,7 +11,9 @@ from sweeps import small
 from raysweep.cli import main
 from raysweep.forecast.cost import costs_of, weights_of
 from raysweep.forecast.estimate import estimate
+from raysweep.forecast.roofline import CPU, Work, seconds_of
 from raysweep.store.store import Store
+from raysweep.sweep.spec import Runtime
 
 SHARING = {"d_a": ["kvr"], "d_b": ["id", "none"], "mixer": ["none/none", "none/random"], "ratio": [1.0], "seed": [0, 1]}
 
@@ -26,7 +28,7 @@ def record(node, seconds, tokens=1000, *, world_size=1, weights=True):
         "id": node.id,
         "config": node.config,
         "engine": {"world_size": world_size},
-        "metrics": {"seconds": seconds, "tokens": tokens, "evaluations": []},
+        "metrics": {"seconds": seconds, "tokens": tokens, "steps": 10, "evaluations": []},
         "provenance": {"started": "2026-01-01T00:00:00+00:00", "finished": f"2026-01-01T00:00:{seconds:02d}+00:00"},
         "files": {"weights/model.safetensors": "x"} if weights else {},
     }
@@ -40,7 +42,7 @@ def sweep(tmp_path):
 def test_a_stage_costs_what_another_seed_of_it_took(sweep):
     plan = sweep.plan()
     one = next(node for node in plan.stages.values() if node.parent is None)
-    costs = costs_of(plan, [record(one, 30, world_size=2)])
+    costs = costs_of(plan, [record(one, 30, world_size=2)], runtime=Runtime())
     twin = next(node for node in plan.stages.values() if node.parent is None and node.id != one.id)
     assert costs.seconds[twin.id] == 60, "seconds of one worker"
     assert costs.basis == {"measured": 2, "scaled": 4}
@@ -49,7 +51,7 @@ def test_a_stage_costs_what_another_seed_of_it_took(sweep):
 def test_what_was_not_measured_is_scaled_by_tokens(sweep):
     plan = sweep.plan()
     first = next(node for node in plan.stages.values() if node.parent is None)
-    costs = costs_of(plan, [record(first, 10)])
+    costs = costs_of(plan, [record(first, 10)], runtime=Runtime())
     bare, mixed = (
         next(node for node in plan.stages.values() if node.parent == first.id and bool(node.stage.mixing) is mixing)
         for mixing in (False, True)
@@ -57,11 +59,37 @@ def test_what_was_not_measured_is_scaled_by_tokens(sweep):
     assert costs.seconds[mixed.id] > costs.seconds[bare.id] > 0
 
 
-def test_a_record_of_another_model_tells_nothing(sweep):
+def test_a_record_of_a_model_of_unknown_size_tells_nothing(sweep):
     plan = sweep.plan()
     node = next(iter(plan.stages.values()))
     other = {**record(node, 10), "config": {**node.config, "start": {"model": {"name": "other"}}}}
-    assert costs_of(plan, [other]).basis == {"computed": 6}
+    assert costs_of(plan, [other], runtime=Runtime()).basis == {"computed": 6}
+
+
+def test_another_models_stages_tell_how_fast_the_kind_of_machine_is(sweep):
+    """Ten times slower than the roofline says of them: so is this model on CPUs, and not on GPUs."""
+    plan = sweep.plan()
+    node = next(iter(plan.stages.values()))
+    start = {"model": {"name": "somebody/model-1B"}}
+    other = {**record(node, 10, tokens=1000), "config": {**node.config, "start": start}}
+    alone = costs_of(plan, [], runtime=Runtime())
+    weights = Work(weights=10**9, precision="fp32", steps=10, tokens=1000, batch=4)
+    slower = 10 / seconds_of(weights, Runtime(), CPU)
+    found = costs_of(plan, [other], runtime=Runtime())
+    assert found.basis == {"calibrated": 6}
+    assert found.seconds == pytest.approx({name: slower * spent for name, spent in alone.seconds.items()})
+    on_gpu = {**other, "engine": {"world_size": 1, "device": "NVIDIA H100"}}
+    assert costs_of(plan, [on_gpu], runtime=Runtime()).basis == {"computed": 6}
+
+
+def test_guessed_lengths_are_said_where_hours_rest_on_them(tmp_path):
+    grid = {"d_a": ["kvr"], "d_b": ["gsm8k", "math"], "mixer": ["none/none", "none/knowledge_pile"], "ratio": [1.0]}
+    sweep = small(tmp_path, grid=grid)
+    found = told(sweep)
+    assert found.guessed == ["knowledge_pile", "math"]
+    assert "the lengths of knowledge_pile, math are guesses" in found.assumes
+    records = {node.id: record(node, 10) for node in sweep.plan().stages.values()}
+    assert told(sweep, records).guessed == [], "what was measured rests on no length"
 
 
 def test_what_is_done_costs_nothing_more(sweep):
@@ -79,7 +107,7 @@ def test_what_is_done_costs_nothing_more(sweep):
 def test_workers_tell_the_wall_time_and_its_bound(sweep):
     one, four = told(sweep, workers=1), told(sweep, workers=4)
     assert one.makespan_hours == pytest.approx(one.gpu_hours)
-    assert one.lower_bound_hours <= one.makespan_hours
+    assert one.lower_bound_hours <= one.makespan_hours * (1 + 1e-9)
     assert four.makespan_hours < one.makespan_hours
     assert told(sweep).makespan_hours is None
 
