@@ -8,6 +8,7 @@ templates over the fields that the set's reader gives.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -24,6 +25,8 @@ __all__ = [
     "Hub",
     "Mixer",
     "ScorerName",
+    "adds_words",
+    "question_part",
 ]
 
 ID = "id"  # a word of the grid: other examples of the set that is D_A
@@ -63,6 +66,7 @@ class Dataset:
     `scorer` is None where answers are not scored. `size` is how many different examples can be generated. `splits` are
     those of its upstream files that are used; a file that names no split is used too. `called` is how its files or
     folder may also be called: files are known by their columns, and names decide where several sets have the same.
+    `subjects` says whether its rows tell what they are about.
     """
 
     name: str
@@ -77,6 +81,7 @@ class Dataset:
     splits: tuple[str, ...] = ("train",)
     called: tuple[str, ...] = ()
     size: int | None = None
+    subjects: bool = False
 
     @property
     def generated(self) -> bool:
@@ -127,6 +132,7 @@ _SETS = (
         name="kvr",
         about="random key-value pairs",
         factoid=True,
+        subjects=True,
         scorer="exact",
         size=ALPHANUMERIC**8,
         prompt="The value of key {key} is?",
@@ -137,6 +143,7 @@ _SETS = (
         name="popqa",
         about="questions on long-tail entities",
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt=ANSWER_IS,
         target="{answer}",
@@ -162,6 +169,7 @@ _SETS = (
         name="lama",
         about="T-REx facts as cloze sentences",
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt="{cloze}",
         target="{answer}",
@@ -195,6 +203,7 @@ _SETS = (
         name="mquake",
         about="MQuAKE: the single facts that its edits start from",
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt=QUESTION,
         target="{answer}",
@@ -294,6 +303,23 @@ _MIXERS = (
     Mixer(name="replay", kind="replay", about="examples of D_A again; the ratio is a fraction of |D_A|"),
     Mixer(name="text", kind="text", about="passages of a corpus of one's own (mixing.text)", licence="its own"),
 )
+
+
+def question_part(template: str) -> str:
+    """A prompt's template from its first field to its last: what is asked, without the words around it."""
+    spans, at = [], 0
+    for literal, field, *_ in string.Formatter().parse(template):
+        at += len(literal.replace("{", "{{").replace("}", "}}"))
+        if field is not None:
+            spans.append((at, at + len(field) + 2))
+            at = spans[-1][1]
+    return template[spans[0][0] : spans[-1][1]] if spans else template
+
+
+def adds_words(template: str) -> bool:
+    """Whether a prompt says more than its fields and what stands between them."""
+    return question_part(template) != template
+
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({dataset.name: dataset for dataset in _SETS})
 MIXERS: Mapping[str, Mixer] = MappingProxyType({mixer.name: mixer for mixer in _MIXERS})
