@@ -75,7 +75,7 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return DONE
     _print_table(
-        ["set", "role", "here", "examples", "licence", "source"],
+        ["set", "role", "here", "examples", "licence", "revision", "source"],
         [
             [
                 row["name"],
@@ -83,6 +83,7 @@ def _list(options: argparse.Namespace) -> int:
                 "yes" if row["here"] else "no",
                 _count(row["examples"]),
                 row["licence"],
+                (row["revision"] or "")[:12],
                 row["source"],
             ]
             for row in rows

@@ -39,12 +39,18 @@ RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 
 
 @dataclass(frozen=True)
 class Sources:
-    """What identifies each source, as JSON; None where it cannot be told from here, with the reason in `missing`."""
+    """What identifies each source, as JSON; None where it cannot be told from here, with the reason in `missing`.
+
+    `revisions` are the hub commits that were found, by what they are of; `pins` those of what is named without one, by
+    repository: a sweep keeps them.
+    """
 
     of_model: Callable[[Model], Mapping[str, Any] | None]
     of_set: Callable[[str], Mapping[str, Any] | None]
     of_mixer: Callable[[str], Mapping[str, Any] | None]
     missing: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +92,7 @@ class Plan:
     uses: Mapping[str, int]
     unshared: int
     missing: Mapping[str, str]
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def chain(self, trial: str) -> tuple[Node, ...]:
         """The stages of a trial, first stage first."""
@@ -103,7 +110,9 @@ def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:
     with _collector_paused():
         for grid, sources in sweeps:
             draft.add(grid, sources)
-    return Plan(tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing)
+    return Plan(
+        tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing, draft.revisions
+    )
 
 
 class _Drafted:
@@ -116,6 +125,7 @@ class _Drafted:
         self.uses: dict[str, int] = {}
         self.unshared = 0
         self.missing: dict[str, str] = {}
+        self.revisions: dict[str, str] = {}
 
     def add(self, grid: Grid, sources: Sources) -> None:
         namer = _Namer(sources)
@@ -130,6 +140,7 @@ class _Drafted:
             if trial not in self.trials:
                 self._add_trial(PlannedTrial(trial, spec, tuple(node.id for node in chain)), chain)
         self.missing |= sources.missing
+        self.revisions |= sources.revisions
 
     def _add_trial(self, trial: PlannedTrial, chain: tuple[Node, ...]) -> None:
         self.trials[trial.id] = trial

@@ -16,7 +16,7 @@ from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
 from raysweep.data.examples import Selected, candidates, take, take_up_to
 from raysweep.data.mixing import Facts, cut_as_released, draw
-from raysweep.data.sources import Source, find, find_mixer
+from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import TrialFailed
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.plan.plan import Node
@@ -72,6 +72,7 @@ class Inputs:
         data_dir: Path | None,
         sets: Mapping[str, OwnSet],
         text: Text | None,
+        pins: Pins,
         familiarity: Familiarity,
         runtime: Runtime,
     ) -> None:
@@ -79,6 +80,7 @@ class Inputs:
         self._data_dir = data_dir
         self._sets = sets
         self._text = text
+        self._pins = pins
         self._familiarity = familiarity
         self._runtime = runtime
         self._made: dict[Any, Any] = {}
@@ -192,11 +194,13 @@ class Inputs:
             raise TrialFailed(f"{name} is not what the plan saw ({declared}); run the sweep again to plan anew")
 
     def _source(self, name: str) -> Source:
-        return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=self._sets.get(name)))
+        own = self._sets.get(name)
+        return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=own, pins=self._pins))
 
     def _mixer(self, mixing: Mixing) -> Source | None:
         return self._once(
-            ("mixer", mixing.source), lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text)
+            ("mixer", mixing.source),
+            lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text, pins=self._pins),
         )
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -219,10 +223,18 @@ class Workbench:
 
 
 def workbench(
-    model: Model, store: Store, *, data_dir: str | None, sets: Mapping[str, OwnSet], text: Text | None, runtime: Runtime
+    model: Model,
+    store: Store,
+    *,
+    data_dir: str | None,
+    sets: Mapping[str, OwnSet],
+    text: Text | None,
+    runtime: Runtime,
+    pins: Pins = NO_PINS,
 ) -> Workbench:
     """The workbench of these choices in this process: made once, kept between trials."""
-    return _workbench(model, store.url, data_dir, tuple(sorted(sets.items())), text, runtime)
+    own, commits = tuple(sorted(sets.items())), tuple(sorted(pins.items()))
+    return _workbench(model, store.url, data_dir, own, text, commits, runtime)
 
 
 @lru_cache(maxsize=2)
@@ -232,6 +244,7 @@ def _workbench(
     data_dir: str | None,
     sets: tuple[tuple[str, OwnSet], ...],
     text: Text | None,
+    pins: tuple[tuple[str, str], ...],
     runtime: Runtime,
 ) -> Workbench:
     store = Store(url)
@@ -242,6 +255,7 @@ def _workbench(
         data_dir=Path(data_dir) if data_dir else None,
         sets=dict(sets),
         text=text,
+        pins=dict(pins),
         familiarity=Familiarity(model, base, tokenizer, store),
         runtime=runtime,
     )
