@@ -25,7 +25,6 @@ SMALL = 60  # lines below which a module with one importer belongs into that imp
 SEAMS = {
     "raysweep.cluster.scheduler": "what Tune runs a sweep with",
     "raysweep.commands.doctor": "a command",
-    "raysweep.data.resolve": "where the plan meets the data",
     "raysweep.data.texts": "a mixer's corpus",
     "raysweep.store.checksums": "what a committed file is compared with",
 }
