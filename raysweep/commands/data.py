@@ -171,7 +171,8 @@ def _tokenizer(model: Any) -> Any:
     from raysweep.learn.model import load_tokenizer, prepare
 
     cache = Path(tempfile.gettempdir()) / "raysweep-models"
-    return load_tokenizer(prepare(model.name, model.revision, cache=cache, trust_remote_code=model.trust_remote_code))
+    folder = prepare(model.name, model.revision, cache=cache, trust_remote_code=model.trust_remote_code)
+    return load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
 
 
 def _fits(tokenizer: Any, most: int) -> Callable[[Example], bool]:

@@ -249,7 +249,7 @@ def _workbench(
 ) -> Workbench:
     store = Store(url)
     base = prepare(model.name, model.revision, cache=store.models(), trust_remote_code=model.trust_remote_code)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, trust_remote_code=model.trust_remote_code)
     inputs = Inputs(
         tokenizer,
         data_dir=Path(data_dir) if data_dir else None,
