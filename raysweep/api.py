@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raysweep.errors import BadInput
-from raysweep.plan.plan import Plan, Sources, make_plan, sweep_digest
+from raysweep.plan.plan import Node, Plan, Sources, make_plan, sweep_digest
 from raysweep.store.store import Store
 from raysweep.sweep.catalog import BUILT_IN_MODELS
 from raysweep.sweep.file import load as load_file
@@ -84,9 +84,9 @@ class LoadedSweep:
         """The sweep's name."""
         return self.sweep.name
 
-    def plan(self, *, data: str | Path | None = None) -> Plan:
-        """All trials and the distinct stages that they share."""
-        return make_plan([(self.grid, self._sources(data_folder(data)))])
+    def plan(self, *, data: str | Path | None = None, store: Store | None = None) -> Plan:
+        """All trials and the distinct stages that they share, from the hub commits that `store` noted for the sweep."""
+        return make_plan([(self.grid, self._sources(data_folder(data), store))])
 
     def run(
         self,
@@ -116,7 +116,7 @@ class LoadedSweep:
     ) -> tuple[Plan, dict[str, Job]]:
         """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
         check_loggers(self.sweep.runtime.loggers)
-        sources = self._sources(data)
+        sources = self._sources(data, store)
         plan = make_plan([(self.grid, sources)])
         for name in self.sweep.evaluate.sets:
             sources.of_set(name.removeprefix(FAMILIAR))
@@ -130,8 +130,10 @@ class LoadedSweep:
             text=self._text_with_overrides(),
             plan=plan,
         )
+        store.pin(self.name, sources.pins)
+        pins = store.pins(self.name)
         done = _complete(store.done(wanted), plan, [self], store)
-        return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}
+        return plan, {trial: self._job(plan, trial, store, data, pins) for trial in wanted if trial not in done}
 
     def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:
         """The id of one point of the grid; BadInput where the grid has no such point."""
@@ -146,14 +148,15 @@ class LoadedSweep:
         """The dataframe of exactly this file's grid, one row a point."""
         from raysweep.report.frame import trials_of_plan
 
-        return trials_of_plan(self.plan(data=data), Store(store_url(store)))
+        opened = Store(store_url(store))
+        return trials_of_plan(self.plan(data=data, store=opened), opened)
 
-    def _sources(self, data: Path | None) -> Sources:
+    def _sources(self, data: Path | None, store: Store | None) -> Sources:
         from raysweep.data.resolve import resolve
 
-        return resolve(self.sweep, data_dir=data)
+        return resolve(self.sweep, data_dir=data, pins=store.pins(self.name) if store else {})
 
-    def _job(self, plan: Plan, trial: str, store: Store, data: Path | None) -> Job:
+    def _job(self, plan: Plan, trial: str, store: Store, data: Path | None, pins: Mapping[str, str]) -> Job:
         from raysweep.trial.execute import Job
 
         sweep = self.sweep
@@ -163,10 +166,11 @@ class LoadedSweep:
             sweep=sweep.name,
             point=spec.point,
             chain=plan.chain(trial),
-            model=_absolute_model(spec.model),
+            model=_absolute_model(_at_commit(spec.model, plan.stages[stages[0]])),
             store=store.absolute_url,
             data=str(data) if data else None,
             sets={name: _absolute(own) for name, own in sweep.sets.items()},
+            pins=pins,
             text=sweep.mixing.text and _absolute(sweep.mixing.text),
             evaluate=sweep.evaluate,
             runtime=sweep.runtime,
@@ -198,7 +202,7 @@ def overview(
         check_loggers(one.sweep.runtime.loggers)
     opened = Store(store_url(store))
     folder = data_folder(data)
-    plan = make_plan([(one.grid, one._sources(folder)) for one in sweeps])
+    plan = make_plan([(one.grid, one._sources(folder, opened)) for one in sweeps])
     resolved = not plan.missing
     records = opened.stage_records() if resolved else {}
     finished = opened.done(plan.trials) if resolved else set()
@@ -216,6 +220,7 @@ def overview(
         "stages_done": len(plan.stages.keys() & records) if resolved else None,
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
+        "revisions": dict(plan.revisions),
     }
 
 
@@ -310,7 +315,7 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[SweepSourc
     if not name.endswith((".yaml", ".yml")):
         return [name]
     sweep = load(name)
-    plan = sweep.plan(data=data)
+    plan = sweep.plan(data=data, store=store)
     if not plan.missing or sweep.name not in store.sweeps():
         return [plan]
     if store.sweep(sweep.name)["settings"] != sweep_digest(sweep.sweep):
@@ -346,6 +351,12 @@ def _absolute(declared: Located) -> Located:
     if declared.path is None or not Path(declared.path).expanduser().exists():
         return declared
     return declared.model_copy(update={"path": str(Path(declared.path).expanduser().resolve())})
+
+
+def _at_commit(model: Model, first: Node) -> Model:
+    """A hub model at the commit that the plan found, so that no worker finds another."""
+    commit = first.config["start"]["model"].get("revision")
+    return model.model_copy(update={"revision": commit}) if commit else model
 
 
 def _absolute_model(model: Model) -> Model:

@@ -26,10 +26,8 @@ SEAMS = {
     "raysweep.cluster.metrics": "what Ray's metrics show",
     "raysweep.cluster.scheduler": "what Tune runs a sweep with",
     "raysweep.commands.doctor": "a command",
-    "raysweep.data.resolve": "where the plan meets the data",
     "raysweep.data.texts": "a mixer's corpus",
     "raysweep.store.checksums": "what a committed file is compared with",
-    "raysweep.trial.measures": "the columns of a trial",
 }
 
 

@@ -75,7 +75,7 @@ def _list(options: argparse.Namespace) -> int:
         print(json.dumps(rows, indent=1))
         return DONE
     _print_table(
-        ["set", "role", "here", "examples", "licence", "source"],
+        ["set", "role", "here", "examples", "licence", "revision", "source"],
         [
             [
                 row["name"],
@@ -83,6 +83,7 @@ def _list(options: argparse.Namespace) -> int:
                 "yes" if row["here"] else "no",
                 _count(row["examples"]),
                 row["licence"],
+                (row["revision"] or "")[:12],
                 row["source"],
             ]
             for row in rows
@@ -170,7 +171,8 @@ def _tokenizer(model: Any) -> Any:
     from raysweep.learn.model import load_tokenizer, prepare
 
     cache = Path(tempfile.gettempdir()) / "raysweep-models"
-    return load_tokenizer(prepare(model.name, model.revision, cache=cache, trust_remote_code=model.trust_remote_code))
+    folder = prepare(model.name, model.revision, cache=cache, trust_remote_code=model.trust_remote_code)
+    return load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
 
 
 def _fits(tokenizer: Any, most: int) -> Callable[[Example], bool]:

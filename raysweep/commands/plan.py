@@ -60,9 +60,16 @@ def _counted(found: Mapping[str, Any]) -> list[str]:
         f"  stage trainings   {found['stages']:,} distinct; {found['stages_unshared']:,} without sharing ({saved:,} saved)",
     ]
     if found["stages_done"] is not None:
-        return [*lines, f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"]
+        done = f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"
+        return [*lines, *_revisions(found), done]
+    lines += _revisions(found)
     reasons = [f"    {name}: {reason.splitlines()[0]}" for name, reason in found["missing"].items()]
     return [*lines, "  in the store      not known from here, since these cannot be resolved:", *reasons]
+
+
+def _revisions(found: Mapping[str, Any]) -> list[str]:
+    told = [f"{name} {commit[:12]}" for name, commit in sorted(found["revisions"].items())]
+    return [f"  hub revisions     {', '.join(told)}"] if told else []
 
 
 def _estimated(found: Mapping[str, Any]) -> list[str]:

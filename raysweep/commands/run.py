@@ -83,7 +83,11 @@ def _run_and_tell(sweep: LoadedSweep, options: argparse.Namespace, *, only: dict
     outcome = sweep.run(store=options.store, data=options.data, address=options.address, only=only)
     frame = sweep.trials(store=options.store, data=options.data)
     if only is not None:
-        frame = frame[frame["trial"] == sweep.trial_id(sweep.plan(data=options.data), only)]
+        from raysweep.api import store_url
+        from raysweep.store.store import Store
+
+        plan = sweep.plan(data=options.data, store=Store(store_url(options.store)))
+        frame = frame[frame["trial"] == sweep.trial_id(plan, only)]
         print(_row(frame))
     else:
         print(_table(frame, sweep))

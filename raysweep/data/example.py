@@ -12,7 +12,8 @@ class Example:
     """A conversation of one or more turns, the answers that count as right, and what it is about.
 
     `turns` are (user, assistant) pairs as they stand in the source, not stripped; all but chat sets have one. `answers`
-    starts with the gold target of the last turn. `subject` is what the overlap check looks for beside an answer.
+    starts with the gold target of the last turn. `subject` is what the overlap check looks for beside an answer: where no
+    subject is known, the question itself, without the words that its template adds.
     """
 
     id: str

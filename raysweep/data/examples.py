@@ -21,7 +21,7 @@ from raysweep.data.rows import Row
 from raysweep.data.sources import Source
 from raysweep.errors import TrialFailed
 from raysweep.plan.identity import canonical, digest
-from raysweep.sweep.catalog import DATASETS
+from raysweep.sweep.catalog import DATASETS, question_part
 from raysweep.sweep.stage import Selection
 
 __all__ = ["Candidates", "Selected", "candidates", "digest_of", "named", "take", "take_up_to"]
@@ -141,7 +141,7 @@ def _shaped_rows(source: Source) -> Iterator[tuple[RowShape, Row]]:
 def _example(name: str, draft: Draft) -> Example:
     dataset = DATASETS[name]
     turns = tuple((dataset.prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
-    return named(name, turns, draft.answers, draft.subject)
+    return named(name, turns, draft.answers, draft.subject or question_part(dataset.prompt).format_map(draft.turns[0]))
 
 
 def named(name: str, turns: tuple[tuple[str, str], ...], answers: tuple[str, ...], subject: str | None) -> Example:

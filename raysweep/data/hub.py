@@ -20,6 +20,7 @@ from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.sweep.catalog import Hub
 
 __all__ = [
+    "COMMIT",
     "HubFiles",
     "Unreachable",
     "cache",
@@ -29,6 +30,7 @@ __all__ = [
     "in_cache",
     "offline",
     "on_hub",
+    "pin_of",
     "present",
 ]
 
@@ -54,6 +56,13 @@ class HubFiles:
         return {"hub": self.id, "revision": self.revision, "files": list(self.paths), "split": list(splits)}
 
 
+def pin_of(kind: str, id: str, revision: str | None) -> str | None:
+    """What the commit of a repository is written down under; None where the revision is a commit already."""
+    if revision is not None and COMMIT.fullmatch(revision):
+        return None
+    return f"{kind}/{id}@{revision}" if revision else f"{kind}/{id}"
+
+
 def offline() -> bool:
     """Whether the user asked for no network at all."""
     names = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")
@@ -61,7 +70,8 @@ def offline() -> bool:
 
 
 def in_cache(hub: Hub, splits: Sequence[str]) -> HubFiles | None:
-    """What the Hugging Face cache holds of a set, if it holds all of it: at the pinned commit or at the latest."""
+    """What the Hugging Face cache holds of a set, if it holds all of it: at the pinned commit, or at the one that is known
+    to be meant (`_cached_revisions`)."""
     for revision in _cached_revisions(hub):
         snapshot = _repository(hub.id) / "snapshots" / revision
         if hub.rows is not None:
@@ -147,6 +157,8 @@ def _repository(id: str) -> Path:
 
 
 def _cached_revisions(hub: Hub) -> list[str]:
+    """The commits that may stand for a set here: the pinned one, what the cache noted of a branch, or the only one that it
+    has. Of several without a note none is taken: which was meant would be a guess."""
     if hub.revision and COMMIT.fullmatch(hub.revision):
         return [hub.revision]
     reference = _repository(hub.id) / "refs" / (hub.revision or "main")
@@ -154,8 +166,8 @@ def _cached_revisions(hub: Hub) -> list[str]:
     if hub.revision:
         return named
     folders = [*(_repository(hub.id) / "snapshots").glob("*"), *heads_of(cache(), hub.id).glob("*")]
-    folders.sort(key=lambda folder: folder.stat().st_mtime, reverse=True)
-    return list(dict.fromkeys([*named, *(folder.name for folder in folders)]))
+    there = {folder.name for folder in folders}
+    return named or sorted(there if len(there) == 1 else ())
 
 
 def endpoint() -> str:

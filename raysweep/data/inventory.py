@@ -20,7 +20,8 @@ __all__ = ["Entry", "listed", "origin"]
 class Entry:
     """A line of `data list`. `examples` is None where they cannot be counted here.
 
-    `where` says what was found, or what was tried; `here` whether it can be used without a network.
+    `where` says what was found, or what was tried; `here` whether it can be used without a network. `revision` is the hub
+    commit that was found, None for what is not from the hub or was not found.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Entry:
     licence: str
     here: bool
     where: str
+    revision: str | None
 
 
 def listed(*, data_dir: Path | None, sets: Mapping[str, OwnSet]) -> Iterator[Entry]:
@@ -59,10 +61,19 @@ def _entry(name: str, role: str, source: str, licence: str, look: Callable[[], S
     try:
         found = look()
         here = found.here
-        count, where = _count(found, role) if here else None, found.where
+        count, where, revision = _count(found, role) if here else None, found.where, found.revision
     except RaysweepError as error:
-        count, here, where = None, False, str(error).splitlines()[0]
-    return Entry(name=name, role=role, source=source, examples=count, licence=licence, here=here, where=where)
+        count, here, where, revision = None, False, str(error).splitlines()[0], None
+    return Entry(
+        name=name,
+        role=role,
+        source=source,
+        examples=count,
+        licence=licence,
+        here=here,
+        where=where,
+        revision=revision,
+    )
 
 
 def _count(source: Source, role: str) -> int | None:

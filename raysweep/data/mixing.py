@@ -3,8 +3,8 @@
 A draw is a sequence of which the first n are the same however many are asked for, so that a ratio of 0.5 trains on a
 part of what 2.0 trains on. Where `released` cuts, D_M comes after the uncut D_B (see `cut_as_released`).
 
-A text gives a fact away when it holds its subject and one of its answers, or, of a random pair, its key or its value.
-Words are compared, not characters: `Rome` is not in `chromed`.
+A text gives a fact away when it holds its subject (where none is known, its whole question) and one of its answers, or,
+of a random pair, its key or its value. Words are compared, not characters: `Rome` is not in `chromed`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from raysweep.data.example import Example
 from raysweep.data.examples import Candidates, Selected, digest_of, named, take_up_to
@@ -24,7 +24,7 @@ from raysweep.errors import TrialFailed
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.stage import Mixing, Selection
 
-__all__ = ["amount", "cut_as_released", "draw"]
+__all__ = ["Facts", "cut_as_released", "draw"]
 
 RANDOM_PROMPT = "Complete the following random word sequence:\n\n"
 PASSAGE_PROMPT = "Complete the following partial passage:\n\n"
@@ -32,11 +32,6 @@ HOPELESS = 1000  # random sequences dropped in a row before a draw is given up
 
 Fits = Callable[[Example], bool]
 Words = tuple[str, ...]
-
-
-def amount(mixing: Mixing, *, examples: int, d_a: int) -> int:
-    """How many examples of D_M a stage on `examples` examples mixes in; `replay` counts by those of D_A."""
-    return round(mixing.ratio * (d_a if mixing.source == "replay" else examples))
 
 
 def draw(
@@ -90,7 +85,7 @@ def cut_as_released(
 ) -> tuple[Selected, Selected]:
     """D_B and D_M as the released code cuts them on sets that are not factoid: D_M is appended after the uncut D_B and
     the first n · (1 + ratio) are taken, so that D_M is trained on only where D_B is shorter than that."""
-    mixed = amount(mixing, examples=selection.examples, d_a=len(replay_from))
+    mixed = mixing.amount(examples=selection.examples, d_a=len(replay_from))
     uncut = take_up_to(found, replace(selection, examples=selection.examples + mixed), fits=fits)
     missing = selection.examples + mixed - len(uncut.examples)
     rest = min(missing, mixed)
@@ -98,17 +93,22 @@ def cut_as_released(
     return uncut, drawn
 
 
+def _seed(mixing: Mixing) -> str:
+    """What a stage draws by: another text for every stage of a chain that mixes the same source."""
+    return f"{mixing.data_seed}" if mixing.draw is None else f"{mixing.data_seed}/{mixing.draw}"
+
+
 def _drawn(mixing: Mixing, source: Source | None, counts: Counter[str]) -> Iterator[Example]:
     if source is None or mixing.words is None:
         raise TypeError(f"{mixing.source}: mixing from words or text needs its source and a number of words")
     if source.words is not None:
-        return random_sequences(source.words, words=mixing.words, data_seed=mixing.data_seed)
+        return random_sequences(source.words, words=mixing.words, seed=_seed(mixing))
     return _passages(source, mixing, counts)
 
 
-def random_sequences(listed: WordList, *, words: int, data_seed: int) -> Iterator[Example]:
+def random_sequences(listed: WordList, *, words: int, seed: str) -> Iterator[Example]:
     """Sequences of `words` uniform words without end: the first half asks for the second."""
-    rng = random.Random(f"random/{words}/{data_seed}")
+    rng = random.Random(f"random/{words}/{seed}")
     half = words // 2
     while True:
         drawn = rng.choices(listed.words, k=words)
@@ -116,7 +116,7 @@ def random_sequences(listed: WordList, *, words: int, data_seed: int) -> Iterato
 
 
 def _passages(source: Source, mixing: Mixing, counts: Counter[str]) -> Iterator[Example]:
-    for start, end in passages(source, words=mixing.words, data_seed=mixing.data_seed, counts=counts):
+    for start, end in passages(source, words=mixing.words, seed=_seed(mixing), counts=counts):
         yield _completion(mixing.source, PASSAGE_PROMPT, start, end)
 
 
@@ -130,14 +130,14 @@ def _replayed(mixing: Mixing, count: int, replay_from: Sequence[Example]) -> Sel
             f"replay: {count} examples of D_A are asked for and it has {len(replay_from)}; ratio is a fraction of |D_A|"
         )
     order = list(replay_from)
-    random.Random(f"replay/{mixing.data_seed}").shuffle(order)
+    random.Random(f"replay/{_seed(mixing)}").shuffle(order)
     return Selected(tuple(order[:count]), {}, digest_of(order[:count]))
 
 
 def _refused(example: Example, facts: Facts, fits: Fits) -> str | None:
     if not fits(example):
         return "too_long"
-    return "overlapping" if facts.given_away_by(f"{example.prompt} {example.target}") else None
+    return "overlapping" if facts.given_away_by(_said(example)) else None
 
 
 def _told(counts: Counter[str]) -> str:
@@ -148,19 +148,27 @@ class Facts:
     """An index over facts by the first word of what must be found, so that a text is looked up word by word."""
 
     def __init__(self, examples: Iterable[Example]) -> None:
-        self._index: dict[str, list[tuple[Words, tuple[Words, ...]]]] = {}
+        self._index: dict[str, list[_Needle]] = {}
         for example in examples:
-            for needle, beside in _needles(example):
-                self._index.setdefault(needle[0], []).append((needle, beside))
+            for needle in _needles(example):
+                self._index.setdefault(needle.words[0], []).append(needle)
 
     def given_away_by(self, text: str) -> bool:
         """Whether a text gives away any of the facts."""
         words = words_of(text)
         return any(
-            words[at : at + len(needle)] == needle and (not beside or any(_holds(words, answer) for answer in beside))
+            words[at : at + len(needle.words)] == needle.words and needle.is_answered(words, text)
             for at, word in enumerate(words)
-            for needle, beside in self._index.get(word, ())
+            for needle in self._index.get(word, ())
         )
+
+    def restated_in(self, examples: Iterable[Example]) -> int:
+        """How many examples say one of the facts again."""
+        return sum(self.given_away_by(_said(example)) for example in examples)
+
+
+def _said(example: Example) -> str:
+    return " ".join(part for turn in example.turns for part in turn)
 
 
 def words_of(text: str) -> Words:
@@ -168,14 +176,31 @@ def words_of(text: str) -> Words:
     return tuple(re.findall(r"\w+", text.casefold()))
 
 
-def _needles(example: Example) -> list[tuple[Words, tuple[Words, ...]]]:
-    """What to find, and any one of what must then be found beside it."""
+@dataclass(frozen=True, slots=True)
+class _Needle:
+    """Words to find, and what must then be found beside them, if anything: one of `answers`, or `symbol`, an answer
+    without any word (`£`)."""
+
+    words: Words
+    answers: tuple[Words, ...] = ()
+    symbol: str | None = None
+
+    def is_answered(self, words: Words, text: str) -> bool:
+        if not self.answers and self.symbol is None:
+            return True
+        return any(_holds(words, answer) for answer in self.answers) or (
+            self.symbol is not None and self.symbol in text
+        )
+
+
+def _needles(example: Example) -> list[_Needle]:
     answers = tuple(filter(None, map(words_of, example.answers)))
     name, _, _ = example.id.rpartition("-")
     if name in DATASETS and DATASETS[name].generated:
-        return [(words, ()) for words in (words_of(example.subject or ""), *answers) if words]
-    subject = words_of(example.subject or example.prompt)  # where no subject is known, the whole question must be there
-    return [(subject, answers)] if subject and answers else []
+        return [_Needle(words) for words in (words_of(example.subject or ""), *answers) if words]
+    subject = words_of(example.subject or example.prompt)
+    symbol = None if words_of(example.target) else example.target.strip() or None
+    return [_Needle(subject, answers, symbol)] if subject and (answers or symbol) else []
 
 
 def _holds(words: Words, needle: Sequence[str]) -> bool:

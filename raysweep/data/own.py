@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from raysweep.data.draft import Draft
 from raysweep.data.rows import Row
 from raysweep.errors import BadInput
+from raysweep.sweep.catalog import question_part
 from raysweep.sweep.spec import OwnSet
 
 __all__ = ["drafts_of", "fields_of", "recipe_of"]
@@ -42,6 +43,7 @@ def drafts_of(name: str, own: OwnSet, rows: Iterator[Row]) -> Iterator[Draft]:
         answers = row.texts(own.target) if several else [row.text(own.target)]
         if not answers:
             row.refuse(f"column {own.target!r} is empty")
-        prompt = own.prompt.format_map({field: row.text(field) for field in fields})
-        subject = row.text(own.subject) if own.subject else None
+        values = {field: row.text(field) for field in fields}
+        prompt = own.prompt.format_map(values)
+        subject = row.text(own.subject) if own.subject else question_part(own.prompt).format_map(values)
         yield Draft(({"user": prompt, "assistant": answers[0]},), tuple(dict.fromkeys(answers)), subject)

@@ -13,7 +13,8 @@ from types import MappingProxyType
 
 __all__ = ["SCORERS", "Scorer"]
 
-NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+# A minus after a digit, a letter or a closing bracket is a dash (`10-12`), and a point after one is the end of a sentence.
+NUMBER = re.compile(r"(?:(?<![\w%.)\]])-)?(?:\d[\d,]*(?:\.\d+)?|(?<![\w.])\.\d+)")
 WORD = re.compile(r"[a-z0-9]+")
 
 
@@ -98,7 +99,7 @@ SCORERS: Mapping[str, Scorer] = MappingProxyType(
         for scorer in (
             Scorer("exact", 1, 1000, _exact, _exact_may_match),
             Scorer("contains", 1, 1000, _contains, _contains_may_match),
-            Scorer("numeric", 1, 512, _numeric, None),
+            Scorer("numeric", 2, 512, _numeric, None),
             Scorer("rouge_l", 1, 1000, _rouge_l, None),
         )
     }

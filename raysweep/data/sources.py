@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from raysweep.data.folder import (
     split_of,
     tables_in,
 )
-from raysweep.data.hub import HubFiles, Unreachable, download, in_cache, on_hub, present
+from raysweep.data.hub import COMMIT, HubFiles, Unreachable, download, in_cache, on_hub, pin_of, present
 from raysweep.data.origin import origin_of
 from raysweep.data.rows import Row, read_rows
 from raysweep.data.words import WordList, find_word_list
@@ -32,10 +32,12 @@ from raysweep.errors import BadData, BadInput, SourceMissing
 from raysweep.sweep.catalog import DATASETS, MIXERS, TEXT_ROWS, Dataset, Hub
 from raysweep.sweep.spec import OwnSet, Text
 
-__all__ = ["Source", "find", "find_mixer", "find_text", "find_words"]
+__all__ = ["NO_PINS", "Pins", "Source", "find", "find_mixer", "find_text", "find_words"]
 
 ROWS = "rows"  # the set of files that are read without knowing their columns: corpora and one's own sets
 TEXT_ENDINGS = TABLES | {".txt"}
+Pins = Mapping[str, str]  # the commits that repositories were found at before, by what they are written down under
+NO_PINS: Pins = {}
 NO_FOLDER = "no data folder given (--data DIR or RAYSWEEP_DATA)"
 
 
@@ -44,7 +46,8 @@ class Source:
     """Plain data, so that it can travel to workers.
 
     `identity` is JSON for stage ids: a recipe for generated sets, a digest of the files' content, or a hub commit.
-    `where` says the same for people. Rows are in `files`, or in `hub` and then downloaded when they are wanted.
+    `where` says the same for people. Rows are in `files`, or in `hub` and then downloaded when they are wanted. `pin` is
+    what its commit is written down under, for a hub repository that is named without one.
     """
 
     name: str
@@ -56,6 +59,12 @@ class Source:
     own: OwnSet | None = None
     words: WordList | None = None
     text_field: str | None = None
+    pin: str | None = None
+
+    @property
+    def revision(self) -> str | None:
+        """The hub commit that its rows are of; None for what is not from the hub."""
+        return self.identity.get("revision")
 
     @property
     def here(self) -> bool:
@@ -77,14 +86,14 @@ class Source:
             yield from read_rows(Path(file.path), shown=file.shown)
 
 
-def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None) -> Source:
-    """The source of a set of the catalog, or of one's `own`.
+def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None, pins: Pins = NO_PINS) -> Source:
+    """The source of a set of the catalog, or of one's `own`; a hub repository without a commit is that of `pins`.
 
     Raises SourceMissing, which says what was tried and how to fetch it; BadInput for a name that is no set; BadData
     where the folder has the set's files and they cannot be read.
     """
     if own is not None:
-        return _find_own(name, own, data_dir)
+        return _find_own(name, own, data_dir, pins)
     if name not in DATASETS:
         raise BadInput(f"{name!r} is not a set; sets are {', '.join(DATASETS)}, and those under `sets:`")
     dataset = DATASETS[name]
@@ -92,11 +101,11 @@ def find(name: str, *, data_dir: Path | None, own: OwnSet | None = None) -> Sour
         return Source(name=name, identity={"generated": f"{name}/{kvr.RECIPE}"}, where="generated from data_seed")
     tried: list[str] = []
     found = _in_folder(dataset, _folder(data_dir, tried), tried)
-    if found is None and dataset.hub is not None and (files := _files_of(dataset.hub, dataset.splits, tried)):
+    if found is None and dataset.hub is not None and (files := _files_of(dataset.hub, dataset.splits, tried, pins)):
         found = Source(name=name, identity=files.identity(dataset.splits), where=_hub_words(files), hub=files)
     if found is None:
         raise SourceMissing(_missing(f"the set {name} ({dataset.about})", tried))
-    return found
+    return _pinnable(found, dataset.hub)
 
 
 def find_words(*, data_dir: Path | None) -> Source:
@@ -105,34 +114,36 @@ def find_words(*, data_dir: Path | None) -> Source:
     return Source(name="random", identity={"words": listed.digest}, where=listed.where, words=listed)
 
 
-def find_text(mixer: str, *, text: Text | None, data_dir: Path | None) -> Source:
+def find_text(mixer: str, *, text: Text | None, data_dir: Path | None, pins: Pins = NO_PINS) -> Source:
     """The corpus of a text mixer: those of the catalog, or for `text` the one that the sweep file describes.
 
     A corpus has no columns of its own, so in a folder it is known by its name: a file or folder called as the mixer.
     Raises SourceMissing and BadInput as `find`.
     """
     if mixer == "text":
-        return _find_own_text(text, data_dir)
+        return _find_own_text(text, data_dir, pins)
     declared = MIXERS[mixer]
     tried: list[str] = []
     folder = _folder(data_dir, tried)
     if folder and (files := _called(mixer, folder)):
-        return _text_source(mixer, files, declared.field, f"{len(files)} files under {folder}")
+        source = _text_source(mixer, files, declared.field, f"{len(files)} files under {folder}")
+        return _pinnable(source, declared.hub)
     if folder:
         tried.append(f"{folder}: no file or folder called {mixer}")
-    if files := _files_of(declared.hub, ("train",), tried):
+    if files := _files_of(declared.hub, ("train",), tried, pins):
         identity = {**files.identity(("train",)), "field": declared.field}
-        return Source(name=mixer, identity=identity, where=_hub_words(files), hub=files, text_field=declared.field)
+        source = Source(name=mixer, identity=identity, where=_hub_words(files), hub=files, text_field=declared.field)
+        return _pinnable(source, declared.hub)
     raise SourceMissing(_missing(f"the corpus of the mixer {mixer} ({declared.about})", tried))
 
 
-def find_mixer(mixer: str, *, text: Text | None, data_dir: Path | None) -> Source | None:
+def find_mixer(mixer: str, *, text: Text | None, data_dir: Path | None, pins: Pins = NO_PINS) -> Source | None:
     """The source of a mixer, None for one that has none of its own (`none`, `replay`)."""
     match MIXERS[mixer].kind:
         case "words":
             return find_words(data_dir=data_dir)
         case "text":
-            return find_text(mixer, text=text, data_dir=data_dir)
+            return find_text(mixer, text=text, data_dir=data_dir, pins=pins)
         case _:
             return None
 
@@ -189,10 +200,19 @@ def _is_called(dataset: Dataset, shown: str) -> bool:
     return re.search(rf"(?<![a-z0-9])({names})(?![a-z])", path) is not None
 
 
-def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | None:
+def _pinnable(source: Source, hub: Hub | None) -> Source:
+    """A source with what its commit is written down under, where it is of this repository."""
+    ours = hub is not None and source.identity.get("hub") == hub.id
+    return replace(source, pin=pin_of("datasets", hub.id, hub.revision)) if ours else source
+
+
+def _files_of(hub: Hub, splits: Sequence[str], tried: list[str], pins: Pins) -> HubFiles | None:
+    pinned = pins.get(pin_of("datasets", hub.id, hub.revision) or "", hub.revision)
+    hub = replace(hub, revision=pinned)
     if found := in_cache(hub, splits):
         return found
-    tried.append(f"the Hugging Face cache: {hub.id} is not in it")
+    at = f" at {hub.revision[:12]}" if hub.revision else ""
+    tried.append(f"the Hugging Face cache: {hub.id} is not in it{at}")
     try:
         return on_hub(hub, splits)
     except Unreachable as error:
@@ -200,7 +220,7 @@ def _files_of(hub: Hub, splits: Sequence[str], tried: list[str]) -> HubFiles | N
         return None
 
 
-def _find_own(name: str, own: OwnSet, data_dir: Path | None) -> Source:
+def _find_own(name: str, own: OwnSet, data_dir: Path | None, pins: Pins) -> Source:
     own_sets.fields_of(name, own)
     recipe = {"own": dict(own_sets.recipe_of(own))}
     if own.path is not None:
@@ -211,10 +231,10 @@ def _find_own(name: str, own: OwnSet, data_dir: Path | None) -> Source:
         identity = {"files": files_digest(files, {}), **recipe}
         return Source(name=name, identity=identity, where=f"{_files(len(files))} at {place}", files=files, own=own)
     hub = Hub(id=own.hub, revision=own.revision, configs=(own.config,) if own.config else ())
-    return _find_on_hub(name, hub, own.split, recipe, data_dir, f"sets.{name}", own=own)
+    return _find_on_hub(name, hub, own.split, recipe, data_dir, f"sets.{name}", pins, own=own)
 
 
-def _find_own_text(text: Text | None, data_dir: Path | None) -> Source:
+def _find_own_text(text: Text | None, data_dir: Path | None, pins: Pins) -> Source:
     if text is None:
         raise BadInput("the mixer text needs mixing.text: a path or a hub id, and the field that holds the text")
     recipe = {"field": text.field}
@@ -225,22 +245,36 @@ def _find_own_text(text: Text | None, data_dir: Path | None) -> Source:
             raise SourceMissing(f"mixing.text.path: {place} holds no {', '.join(sorted(TEXT_ENDINGS))} file")
         return _text_source("text", files, text.field, f"{_files(len(files))} at {place}")
     hub = Hub(id=text.hub, revision=text.revision, configs=(text.config,) if text.config else (), rows=TEXT_ROWS)
-    return _find_on_hub("text", hub, text.split, recipe, data_dir, "mixing.text", text_field=text.field)
+    return _find_on_hub("text", hub, text.split, recipe, data_dir, "mixing.text", pins, text_field=text.field)
 
 
 def _find_on_hub(
-    name: str, hub: Hub, split: str, recipe: Mapping[str, Any], data_dir: Path | None, key: str, **how: Any
+    name: str, hub: Hub, split: str, recipe: Mapping[str, Any], data_dir: Path | None, key: str, pins: Pins, **how: Any
 ) -> Source:
     """A set or corpus that a sweep names by its hub id: fetched into the data folder, in the cache, or on the hub."""
     tried: list[str] = []
     folder = _folder(data_dir, tried)
     if folder and (files := _rows_of(folder / name, TABLES)) and (fetched := origin_of(name, files)):
-        where = f"{_files(len(files))} at {folder / name}"
-        return Source(name=name, identity={**fetched, **recipe}, where=where, files=files, **how)
-    if files := _files_of(hub, (split,), tried):
+        if other := _another(fetched, hub, split):
+            tried.append(f"{folder / name}: it was fetched as {other}")
+        else:
+            where = f"{_files(len(files))} at {folder / name}"
+            source = Source(name=name, identity={**fetched, **recipe}, where=where, files=files, **how)
+            return _pinnable(source, hub)
+    if files := _files_of(hub, (split,), tried, pins):
         identity = {**files.identity((split,)), **recipe}
-        return Source(name=name, identity=identity, where=_hub_words(files), hub=files, **how)
+        source = Source(name=name, identity=identity, where=_hub_words(files), hub=files, **how)
+        return _pinnable(source, hub)
     raise SourceMissing(_missing(f"{key} ({hub.id} on the hub)", tried))
+
+
+def _another(fetched: Mapping[str, Any], hub: Hub, split: str) -> str | None:
+    """How a folder was fetched, where that is not what a sweep asks for; None where it is."""
+    id, revision, splits = fetched.get("hub"), fetched.get("revision", ""), fetched.get("split", [])
+    at_commit = hub.revision is None or not COMMIT.fullmatch(hub.revision) or hub.revision == revision
+    if id == hub.id and at_commit and splits == [split]:
+        return None
+    return f"{id} at {revision[:12]}, {' and '.join(splits)}"
 
 
 def _place(key: str, path: str, data_dir: Path | None) -> Path:
@@ -266,7 +300,7 @@ def _of_split(entry: DataFile, split: str) -> bool:
 
 
 def _text_source(name: str, files: tuple[DataFile, ...], field: str, where: str) -> Source:
-    identity = dict(origin_of(name, files) or {"files": files_digest(files, {}), "field": field})
+    identity = {**(origin_of(name, files) or {"files": files_digest(files, {})}), "field": field}
     return Source(name=name, identity=identity, where=where, files=files, text_field=field)
 
 

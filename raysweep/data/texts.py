@@ -16,7 +16,7 @@ from raysweep.sweep.catalog import TEXT_ROWS
 __all__ = ["passages"]
 
 
-def passages(source: Source, *, words: int, data_seed: int, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+def passages(source: Source, *, words: int, seed: str, counts: Counter[str]) -> Iterator[tuple[str, str]]:
     """Words 1 to `words` and the next `words` of every document that has so many, in the order that the seed gives.
 
     Only the first documents of a source are read (TEXT_ROWS, as in the released code); shorter ones are counted as
@@ -25,7 +25,7 @@ def passages(source: Source, *, words: int, data_seed: int, counts: Counter[str]
     cut = list(_cut(islice(documents(source), TEXT_ROWS), words, counts))
     found = dict.fromkeys(cut)
     counts["duplicates"] += len(cut) - len(found)
-    return iter(sorted(found, key=lambda pair: digest(f"{data_seed}\n{json.dumps(pair)}".encode())))
+    return iter(sorted(found, key=lambda pair: digest(f"{seed}\n{json.dumps(pair)}".encode())))
 
 
 def documents(source: Source) -> Iterator[str]:

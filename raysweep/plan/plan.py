@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
 from raysweep.plan.identity import fingerprint
-from raysweep.sweep.catalog import MIXERS
+from raysweep.sweep.catalog import DATASETS, MIXERS, adds_words
 from raysweep.sweep.grid import Grid
 from raysweep.sweep.spec import Model, Sweep
 from raysweep.sweep.stage import Mixing, Stage, TrialSpec
@@ -33,17 +33,24 @@ __all__ = [
 ]
 
 # Raised when a change in code changes what such a thing means; everything with an older number is then another thing.
+# `mix` is that of draws which no change has touched; `_mix_recipe` says which have another.
 RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 1}
 
 
 @dataclass(frozen=True)
 class Sources:
-    """What identifies each source, as JSON; None where it cannot be told from here, with the reason in `missing`."""
+    """What identifies each source, as JSON; None where it cannot be told from here, with the reason in `missing`.
+
+    `revisions` are the hub commits that were found, by what they are of; `pins` those of what is named without one, by
+    repository: a sweep keeps them.
+    """
 
     of_model: Callable[[Model], Mapping[str, Any] | None]
     of_set: Callable[[str], Mapping[str, Any] | None]
     of_mixer: Callable[[str], Mapping[str, Any] | None]
     missing: dict[str, str] = field(default_factory=dict)
+    revisions: dict[str, str] = field(default_factory=dict)
+    pins: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +92,7 @@ class Plan:
     uses: Mapping[str, int]
     unshared: int
     missing: Mapping[str, str]
+    revisions: Mapping[str, str] = field(default_factory=dict)
 
     def chain(self, trial: str) -> tuple[Node, ...]:
         """The stages of a trial, first stage first."""
@@ -102,7 +110,9 @@ def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:
     with _collector_paused():
         for grid, sources in sweeps:
             draft.add(grid, sources)
-    return Plan(tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing)
+    return Plan(
+        tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing, draft.revisions
+    )
 
 
 class _Drafted:
@@ -115,6 +125,7 @@ class _Drafted:
         self.uses: dict[str, int] = {}
         self.unshared = 0
         self.missing: dict[str, str] = {}
+        self.revisions: dict[str, str] = {}
 
     def add(self, grid: Grid, sources: Sources) -> None:
         namer = _Namer(sources)
@@ -129,6 +140,7 @@ class _Drafted:
             if trial not in self.trials:
                 self._add_trial(PlannedTrial(trial, spec, tuple(node.id for node in chain)), chain)
         self.missing |= sources.missing
+        self.revisions |= sources.revisions
 
     def _add_trial(self, trial: PlannedTrial, chain: tuple[Node, ...]) -> None:
         self.trials[trial.id] = trial
@@ -177,25 +189,25 @@ class _Namer:
         self._nodes: dict[tuple[int, int], Node] = {}
 
     def chain(self, spec: TrialSpec) -> tuple[Node, ...]:
-        node: Node | None = None
         nodes: list[Node] = []
         for stage in spec.stages:
-            node = self._node(stage, node, spec.model)
-            nodes.append(node)
+            nodes.append(self._node(stage, nodes, spec.model))
         return tuple(nodes)
 
-    def _node(self, stage: Stage, parent: Node | None, model: Model) -> Node:
+    def _node(self, stage: Stage, before: Sequence[Node], model: Model) -> Node:
         """A grid makes a stage once, and gives the same object to all trials that have it: its address tells it apart.
 
         The node holds the stage, and this holds the node, so an address stays taken.
         """
-        key = (id(stage), id(parent or model))
+        key = (id(stage), id(before[-1] if before else model))
         if key not in self._nodes:
-            self._nodes[key] = self._make_node(stage, parent, model)
+            self._nodes[key] = self._make_node(stage, before, model)
         return self._nodes[key]
 
-    def _make_node(self, stage: Stage, parent: Node | None, model: Model) -> Node:
-        work, digest = self._work(replace(stage, seed=0), model)
+    def _make_node(self, stage: Stage, before: Sequence[Node], model: Model) -> Node:
+        parent = before[-1] if before else None
+        recipe = self._mix_recipe(stage, [node.stage for node in before])
+        work, digest = self._work(replace(stage, seed=0), model, recipe)
         start = {"stage": parent.id} if parent else self._start(model)
         name = fingerprint("stage", {"start": start, "work": digest, "seed": stage.seed})
         config = {"start": start, **work, "seed": stage.seed}
@@ -204,12 +216,12 @@ class _Namer:
     def _describe_model(self, model: Model) -> dict[str, Any]:
         return {"model": _known(self._model(model))}
 
-    def _describe(self, stage: Stage, model: Model) -> tuple[dict[str, Any], str]:
+    def _describe(self, stage: Stage, model: Model, mix_recipe: int) -> tuple[dict[str, Any], str]:
         """What a stage does but for its seed, and the digest of that: all seeds have it in common."""
         work = {
             "recipe": RECIPES["train"],
             "set": self._selection(stage, model),
-            "mixing": self._mixing(stage.mixing) if stage.mixing else None,
+            "mixing": self._mixing(stage.mixing, mix_recipe) if stage.mixing else None,
             "training": asdict(stage.training),
             "strip": stage.strip,
         }
@@ -222,10 +234,35 @@ class _Namer:
         payload = {**asdict(selection), "recipe": RECIPES["select"], "source": _known(source), "familiarity_id": by}
         return {key: value for key, value in payload.items() if value is not None}
 
-    def _mixing(self, mixing: Mixing) -> dict[str, Any]:
+    def _mixing(self, mixing: Mixing, recipe: int) -> dict[str, Any]:
         source = None if MIXERS[mixing.source].kind == "replay" else _known(self._mixer(mixing.source))
-        payload = {**asdict(mixing), "recipe": RECIPES["mix"], "from": source}
+        payload = {**asdict(mixing), "recipe": recipe, "from": source}
         return {key: value for key, value in payload.items() if value is not None}
+
+    def _mix_recipe(self, stage: Stage, before: Sequence[Stage]) -> int:
+        """2 where D_M is other than under recipe 1, which rounded halves to even and down to no example at all, and
+        looked for a question without a known subject together with its template's words, so that no text held it.
+
+        Stages of which neither is true keep their ids. Random words hold no whole question: their draws are the same. (A
+        source that a chain mixes again says so in its payload, `draw`; it needs no number.)
+        """
+        mixing = stage.mixing
+        if mixing is None:
+            return RECIPES["mix"]
+        examples = stage.selection.examples
+        counted = (before[0] if before else stage).selection.examples if mixing.source == "replay" else examples
+        if mixing.amount(examples=counted, d_a=counted) != round(mixing.ratio * counted):
+            return RECIPES["mix"] + 1
+        texts = MIXERS[mixing.source].kind == "text" and mixing.overlap == "drop"
+        asked = [one.selection.set for one in (*before, stage)]
+        return RECIPES["mix"] + (texts and any(map(self._was_looked_for_in_vain, asked)))
+
+    def _was_looked_for_in_vain(self, name: str) -> bool:
+        """Whether a set has no subject and a template that adds words to the question."""
+        if name in DATASETS:
+            return not DATASETS[name].subjects and adds_words(DATASETS[name].prompt)
+        own = _known(self._set(name)).get("own", {})
+        return own.get("subject") is None and adds_words(own.get("prompt", "{}"))
 
 
 def _known(identity: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -241,4 +278,4 @@ def _slug(stage: Stage) -> str:
 
 def sweep_digest(sweep: Sweep) -> str:
     """The id of what a sweep's name stands for: its model and settings, without grid and runtime."""
-    return fingerprint("sweep", sweep.settings().model_dump(mode="json"))
+    return fingerprint("sweep", sweep.settings().recorded())

@@ -74,8 +74,9 @@ def _replay(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _sources(frame: pd.DataFrame) -> pd.DataFrame:
-    """Figure 5: retention by D_B, one bar a source that is mixed into one stage."""
-    single = frame[frame["mixer"].astype(str).map(lambda mixer: sum(part != "none" for part in mixer.split("/")) == 1)]
+    """Figure 5: retention by D_B, one bar a source that is mixed into one stage, and one for none at all."""
+    mixed = frame["mixer"].astype(str).map(lambda mixer: sum(part != "none" for part in mixer.split("/")))
+    single = frame[mixed <= 1] if (mixed == 1).any() else frame.iloc[:0]
     told = single.assign(
         _x=single["d_b"].astype(str), _panel=single["d_a"].astype(str), _series=_words(single, "mixer")
     )
@@ -83,18 +84,23 @@ def _sources(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _length(frame: pd.DataFrame) -> pd.DataFrame:
-    """Figure 6: retention by the length of mixed sequences, one panel a mixer, one line a D_B."""
+    """Figure 6: retention by the length of mixed sequences, one panel a mixer (and one for none), one line a D_B."""
     if "mixing.words" not in frame:
         return _nothing()
     told = frame.assign(_x=frame["mixing.words"], _panel=_words(frame, "mixer"), _series=frame["d_b"].astype(str))
-    return _spread(told[told["mixer"] != "none/none"], "retention")
+    return _spread(told if _mixes(frame).any() else told.iloc[:0], "retention")
 
 
 def _ratio(frame: pd.DataFrame) -> pd.DataFrame:
-    """Figure 7: retention by mixing ratio, one panel a mixer, one line a D_B."""
-    mixed = frame[~frame["mixer"].isin(["none/none", "none/replay"])]
+    """Figure 7: retention by mixing ratio, one panel a mixer (and one for none), one line a D_B."""
+    mixed = frame[frame["mixer"] != "none/replay"]
+    mixed = mixed if _mixes(mixed).any() else mixed.iloc[:0]
     told = mixed.assign(_x=mixed["ratio"], _panel=_words(mixed, "mixer"), _series=mixed["d_b"].astype(str))
     return _spread(told, "retention")
+
+
+def _mixes(frame: pd.DataFrame) -> pd.Series:
+    return frame["mixer"] != "none/none"
 
 
 def _familiar(frame: pd.DataFrame) -> pd.DataFrame:

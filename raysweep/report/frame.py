@@ -27,7 +27,7 @@ _FIRST = ("sweep", "trial", "model")
 _POINT = ("d_a", "d_b", "mixer", "ratio", "seed")
 _MEASURED = ("accuracy_a1", "retention", "forgetting", "accuracy_b")
 _LAST = ("attempts", "preemptions", "commit", "machine", "started", "finished")
-_PER_STAGE = ("steps", "epochs", "loss", "stopped_by", "memorized", "seconds", "tokens", "reused")
+_PER_STAGE = ("steps", "epochs", "loss", "stopped_by", "memorized", "seconds", "tokens", "reused", "restated")
 _NULLABLE = {pa.int64(): pd.Int64Dtype(), pa.bool_(): pd.BooleanDtype()}
 
 

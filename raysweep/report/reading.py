@@ -33,7 +33,7 @@ _KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "co
 _BY_PREFIX = {"stopped_by_": pa.string(), "memorized_": pa.bool_(), "reused_": pa.bool_(), "steps_": pa.int64(),
               "tokens_": pa.int64(), "accuracy_": pa.float64(), "retention": pa.float64(), "forgetting": pa.float64(),
               "familiar_": pa.float64(), "asked_": pa.float64(), "loss_": pa.float64(), "epochs_": pa.float64(),
-              "seconds_": pa.float64()}  # fmt: skip
+              "seconds_": pa.float64(), "restated_": pa.int64()}  # fmt: skip
 
 _log = logging.getLogger(__name__)
 

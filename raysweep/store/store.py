@@ -168,6 +168,16 @@ class Store(Stages):
             {"name": name, "schema": SCHEMA, "settings": digest, "model": model, "points": list(points.values())},
         )
 
+    def pins(self, name: str) -> dict[str, str]:
+        """The hub commits that a sweep was first planned with, by repository."""
+        return self.files.read_json(f"sweeps/{name}/pins.json") or {}
+
+    def pin(self, name: str, commits: Mapping[str, str]) -> None:
+        """Note commits for a sweep; what was noted before stays."""
+        known = self.pins(name)
+        if new := {key: commit for key, commit in commits.items() if key not in known}:
+            self.files.write_json(f"sweeps/{name}/pins.json", {**new, **known})
+
 
 def _key(point: Mapping[str, Any]) -> str:
     return repr(sorted((axis, repr(value)) for axis, value in point["values"].items()))

@@ -23,7 +23,7 @@ _PARTS = {"train": TrainPart, "mixing": Mix, "prompt": Prompt, "model": Model}
 _DOTTED = tuple(f"{part}.{field}" for part, of in _PARTS.items() for field in of.model_fields if field != "text")
 _MEASURES = ("retention", "forgetting", "accuracy_a1")
 _FURTHER_MEASURE = re.compile(
-    r"(retention|steps|epochs|loss|seconds|tokens|stopped_by|memorized|reused)_[1-9]\d?|(familiar|asked)_.+|attempts|preemptions|commit"
+    r"(retention|steps|epochs|loss|seconds|tokens|stopped_by|memorized|reused|restated)_[1-9]\d?|(familiar|asked)_.+|attempts|preemptions|commit"
 )
 _STAGE_AXIS = re.compile("d_[a-z]")
 

@@ -8,6 +8,7 @@ templates over the fields that the set's reader gives.
 
 from __future__ import annotations
 
+import string
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -25,6 +26,8 @@ __all__ = [
     "Length",
     "Mixer",
     "ScorerName",
+    "adds_words",
+    "question_part",
 ]
 
 ID = "id"  # a word of the grid: other examples of the set that is D_A
@@ -85,6 +88,7 @@ class Dataset:
     those of its upstream files that are used; a file that names no split is used too. `called` is how its files or
     folder may also be called: files are known by their columns, and names decide where several sets have the same.
     `length` is that of examples that fit 2,048 tokens.
+    `subjects` says whether its rows tell what they are about.
     """
 
     name: str
@@ -100,6 +104,7 @@ class Dataset:
     called: tuple[str, ...] = ()
     size: int | None = None
     length: Length = UNKNOWN
+    subjects: bool = False
 
     @property
     def generated(self) -> bool:
@@ -152,6 +157,7 @@ _SETS = (
         about="random key-value pairs",
         length=Length(34, 2000),
         factoid=True,
+        subjects=True,
         scorer="exact",
         size=ALPHANUMERIC**8,
         prompt="The value of key {key} is?",
@@ -163,6 +169,7 @@ _SETS = (
         about="questions on long-tail entities",
         length=Length(33, 1921),
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt=ANSWER_IS,
         target="{answer}",
@@ -190,6 +197,7 @@ _SETS = (
         about="T-REx facts as cloze sentences",
         length=Length(25, 2000),
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt="{cloze}",
         target="{answer}",
@@ -226,6 +234,7 @@ _SETS = (
         about="MQuAKE: the single facts that its edits start from",
         length=Length(27, 374),
         factoid=True,
+        subjects=True,
         scorer="exact",
         prompt=QUESTION,
         target="{answer}",
@@ -338,6 +347,23 @@ _MIXERS = (
     Mixer(name="replay", kind="replay", about="examples of D_A again; the ratio is a fraction of |D_A|"),
     Mixer(name="text", kind="text", about="passages of a corpus of one's own (mixing.text)", licence="its own"),
 )
+
+
+def question_part(template: str) -> str:
+    """A prompt's template from its first field to its last: what is asked, without the words around it."""
+    spans, at = [], 0
+    for literal, field, *_ in string.Formatter().parse(template):
+        at += len(literal.replace("{", "{{").replace("}", "}}"))
+        if field is not None:
+            spans.append((at, at + len(field) + 2))
+            at = spans[-1][1]
+    return template[spans[0][0] : spans[-1][1]] if spans else template
+
+
+def adds_words(template: str) -> bool:
+    """Whether a prompt says more than its fields and what stands between them."""
+    return question_part(template) != template
+
 
 DATASETS: Mapping[str, Dataset] = MappingProxyType({dataset.name: dataset for dataset in _SETS})
 MIXERS: Mapping[str, Mixer] = MappingProxyType({mixer.name: mixer for mixer in _MIXERS})

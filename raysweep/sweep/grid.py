@@ -61,21 +61,32 @@ class Grid:
 
     def trial(self, point: Mapping[str, Any]) -> TrialSpec:
         """The chain of stages that a point means."""
-        settings = self._settings_of(tuple(point[axis] for axis in self._free))
-        parts = point["mixer"].split("/")
-        d_a = point["d_a"]
+        same = _Same(self._settings_of(tuple(point[axis] for axis in self._free)))
+        letters = [axis[2] for axis in self.stage_axes]
+        there = [
+            (letter, mixer)
+            for letter, mixer in zip(letters, point["mixer"].split("/"), strict=True)
+            if point[f"d_{letter}"] != NONE
+        ]
+        mixers = [mixer for _, mixer in there]
         stages = tuple(
             self._stage(
-                letter, point[f"d_{letter}"], d_a, parts[position], point["ratio"], point["seed"], _Same(settings)
+                letter,
+                point[f"d_{letter}"],
+                point["d_a"],
+                mixer,
+                1 + mixers[:position].count(mixer),
+                point["ratio"],
+                point["seed"],
+                same,
             )
-            for position, letter in enumerate(axis[2] for axis in self.stage_axes)
-            if point[f"d_{letter}"] != NONE
+            for position, (letter, mixer) in enumerate(there)
         )
         if not stages:
             raise BadInput(
                 f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b"
             )
-        return TrialSpec(point=dict(point), model=settings.model, stages=stages)
+        return TrialSpec(point=dict(point), model=same.settings.model, stages=stages)
 
     def scorer(self, name: str) -> str | None:
         """The scorer of a set, None where its answers are not scored."""
@@ -89,13 +100,15 @@ class Grid:
             raw = put(raw, axis, value.model_dump() if isinstance(value, Stop) else value)
         return Settings.model_validate(raw)
 
-    def _make_stage(self, letter: str, name: str, d_a: str, mixer: str, ratio: float, seed: int, same: _Same) -> Stage:
+    def _make_stage(
+        self, letter: str, name: str, d_a: str, mixer: str, draw: int, ratio: float, seed: int, same: _Same
+    ) -> Stage:
         settings = same.settings
         selection = self._selection(letter, name, d_a, settings)
         return Stage(
             letter=letter,
             selection=selection,
-            mixing=self._mixing(letter, selection, mixer, ratio, settings),
+            mixing=self._mixing(letter, selection, mixer, draw, ratio, seed, settings),
             training=_training(settings, letter, d_a),
             strip=settings.prompt.strip,
             seed=seed,
@@ -121,21 +134,31 @@ class Grid:
             set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip
         )
 
-    def _mixing(self, letter: str, selection: Selection, mixer: str, ratio: float, settings: Settings) -> Mixing | None:
+    def _mixing(
+        self,
+        letter: str,
+        selection: Selection,
+        mixer: str,
+        draw: int,
+        ratio: float,
+        seed: int,
+        settings: Settings,
+    ) -> Mixing | None:
         if mixer == NONE:
             return None
         if MIXERS[mixer].kind == "replay" and ratio > 1:
             raise self._wrong(
                 ("ratio",), f"ratio: {ratio:g} with replay; there it is the fraction of D_A that is replayed, at most 1"
             )
-        departs = letter != LETTERS[0] and not self._kinds[selection.set].factoid
+        departs = letter != LETTERS[0] and mixer != "replay" and not self._kinds[selection.set].factoid
         return Mixing(
             source=mixer,
             ratio=ratio,
-            data_seed=settings.data_seed,
+            data_seed=_mixing_seed(settings, seed),
             words=settings.mixing.words if MIXERS[mixer].words else None,
             cut=settings.mixing.cut if departs else "described",
             overlap=settings.mixing.overlap if mixer != "replay" else "keep",
+            draw=draw if draw > 1 and settings.mixing.draws == "per_stage" else None,
         )
 
     # ---- checks
@@ -195,6 +218,17 @@ def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, str) and isinstance(value, str):
         return fnmatch.fnmatchcase(value, wanted)
     return value == wanted
+
+
+def _mixing_seed(settings: Settings, seed: int) -> int:
+    """What D_M is drawn by; a trial's own seed makes it part of what varies between seeds."""
+    match settings.mixing.seed:
+        case None:
+            return settings.data_seed
+        case "trial":
+            return seed
+        case number:
+            return number
 
 
 def _training(settings: Settings, letter: str, d_a: str) -> Training:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
     "Evaluate",
+    "LATER",
     "Mix",
     "Model",
     "OwnSet",
@@ -39,6 +41,10 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
+
+
+# Marks a setting that came after sweeps were recorded: while it has its default, it is not part of what a name stands for.
+LATER = "later"
 
 
 class Strict(BaseModel):
@@ -144,11 +150,14 @@ class Text(Strict):
 
 
 class Mix(Strict):
-    """How mixing data is drawn."""
+    """How mixing data is drawn: by `seed` (None: by `data_seed`; `trial`: by the trial's own seed), for each stage anew, or
+    the `same` in all stages of a trial that mix the same source."""
 
     words: Annotated[int, Field(ge=2, strict=True)] = 50
     cut: Literal["described", "released"] = "described"
     overlap: Literal["drop", "keep"] = "drop"
+    seed: Annotated[Seed | Literal["trial"] | None, LATER] = None
+    draws: Annotated[Literal["per_stage", "same"], LATER] = "per_stage"
     text: Text | None = None
 
 
@@ -168,6 +177,20 @@ class Settings(Strict):
     mixing: Mix = Mix()
     train: Train = Train()
     prompt: Prompt = Prompt()
+
+    def recorded(self) -> dict[str, Any]:
+        """As JSON, without later settings that say nothing but what was always meant."""
+        return _recorded(self, self.model_dump(mode="json"))
+
+
+def _recorded(model: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
+    kept: dict[str, Any] = {}
+    for name, value in dumped.items():
+        own, declared = getattr(model, name), type(model).model_fields[name]
+        if LATER in declared.metadata and own == declared.default:
+            continue
+        kept[name] = _recorded(own, value) if isinstance(own, BaseModel) else value
+    return kept
 
 
 class OwnSet(Strict):

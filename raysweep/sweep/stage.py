@@ -7,6 +7,7 @@ them are identity and nothing else; `plan` turns them into ids once the sources 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Literal
 
 from raysweep.sweep.spec import Model
@@ -32,10 +33,12 @@ class Selection:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixing:
-    """D_M of one stage: `round(ratio * |D|)` examples of a source (`replay`: `round(ratio * |D_A|)` of D_A).
+    """D_M of one stage: `amount` examples of a source.
 
-    `words` is None where the source has no words to count (replay). `cut` is `released` only where it changes what is
-    trained: in a stage on a non-factoid set that is not D_A.
+    `data_seed` is what it is drawn by (`mixing.seed`). `words` is None where the source has no words to count (replay).
+    `cut` is `released` only where it changes what is trained: in a stage on a non-factoid set that is not D_A. `draw`
+    counts the stages of a chain that mix the same source, from the second on: each draws for itself. It is None in the
+    first of them, so that a stage has the same id whether or not others before it mix something else.
     """
 
     source: str
@@ -44,6 +47,15 @@ class Mixing:
     words: int | None
     cut: Literal["described", "released"]
     overlap: Literal["drop", "keep"]
+    draw: int | None = None
+
+    def amount(self, *, examples: int, d_a: int) -> int:
+        """How many examples of D_M a stage on `examples` examples mixes in; `replay` counts by those of D_A.
+
+        Halves go up, and what mixes a source mixes at least one example of it.
+        """
+        share = Decimal(str(self.ratio)) * (d_a if self.source == "replay" else examples)
+        return max(1, int(share.to_integral_value(ROUND_HALF_UP)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -48,6 +48,7 @@ class Job:
     data: str | None = None
     sets: Mapping[str, OwnSet] = field(default_factory=dict)
     text: Text | None = None
+    pins: Mapping[str, str] = field(default_factory=dict)  # hub commits of what is named without one
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
     run: str = ""  # the run of the sweep that asks for it: attempts of one run are counted together
@@ -119,7 +120,15 @@ class _Trial:
 
     def _walk(self) -> dict[str, Any]:
         job = self._job
-        bench = workbench(job.model, self._store, data_dir=job.data, sets=job.sets, text=job.text, runtime=job.runtime)
+        bench = workbench(
+            job.model,
+            self._store,
+            data_dir=job.data,
+            sets=job.sets,
+            text=job.text,
+            pins=job.pins,
+            runtime=job.runtime,
+        )
         self._inputs: Inputs = bench.inputs
         weights = bench.base
         done: list[_Done] = []

@@ -15,15 +15,15 @@ from typing import Any
 from raysweep.data.encoding import Encoded, Question, encode, question
 from raysweep.data.example import Example
 from raysweep.data.examples import Selected, candidates, take, take_up_to
-from raysweep.data.mixing import amount, cut_as_released, draw
-from raysweep.data.sources import Source, find, find_mixer
+from raysweep.data.mixing import Facts, cut_as_released, draw
+from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import TrialFailed
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.plan.plan import Node
 from raysweep.store.store import Store
 from raysweep.sweep.sets import FAMILIAR
 from raysweep.sweep.spec import Model, OwnSet, Runtime, Text
-from raysweep.sweep.stage import Mixing, Selection, Stage
+from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage
 from raysweep.trial.familiarity import Familiarity
 
 __all__ = ["Inputs", "StageData", "Workbench", "workbench"]
@@ -31,19 +31,32 @@ __all__ = ["Inputs", "StageData", "Workbench", "workbench"]
 
 @dataclass(frozen=True, slots=True)
 class StageData:
-    """The tokens that a stage trains on, its own examples, and what the record says of both."""
+    """The tokens that a stage trains on, its own examples, and what the record says of both.
+
+    `own_restated` and `mixed_restated` count the examples that say a fact of D_A again; None where they are D_A itself.
+    """
 
     encoded: tuple[Encoded, ...]
     own: Selected
     mixed: Selected | None
+    own_restated: int | None
+    mixed_restated: int | None
 
     def described(self) -> dict[str, Any]:
         """Counts and digests, for the record."""
-        mixed = self.mixed
         return {
-            "set": {"examples": len(self.own.examples), "digest": self.own.digest, "counts": self.own.counts},
-            "mixing": mixed and {"examples": len(mixed.examples), "digest": mixed.digest, "counts": mixed.counts},
+            "set": _part(self.own, self.own_restated),
+            "mixing": self.mixed and _part(self.mixed, self.mixed_restated),
         }
+
+
+def _part(taken: Selected, restated: int | None) -> dict[str, Any]:
+    return {
+        "examples": len(taken.examples),
+        "digest": taken.digest,
+        "counts": taken.counts,
+        "restated": restated,
+    }
 
 
 class Inputs:
@@ -59,6 +72,7 @@ class Inputs:
         data_dir: Path | None,
         sets: Mapping[str, OwnSet],
         text: Text | None,
+        pins: Pins,
         familiarity: Familiarity,
         runtime: Runtime,
     ) -> None:
@@ -66,6 +80,7 @@ class Inputs:
         self._data_dir = data_dir
         self._sets = sets
         self._text = text
+        self._pins = pins
         self._familiarity = familiarity
         self._runtime = runtime
         self._made: dict[Any, Any] = {}
@@ -119,15 +134,30 @@ class Inputs:
         stage = stages[-1]
         own = self.own(stage)
         if stage.mixing is None:
-            return StageData(self._encode(own.examples), own, None)
+            return self._stage_data(stages, own, None)
         parts = self._mixing_parts(stages)
         if stage.mixing.cut == "released":
             found = candidates(self._source(stage.selection.set), data_seed=stage.selection.data_seed)
             own, mixed = cut_as_released(found, stage.selection, stage.mixing, **parts)
         else:
-            count = amount(stage.mixing, examples=len(own.examples), d_a=len(parts["replay_from"]))
+            count = stage.mixing.amount(examples=len(own.examples), d_a=len(parts["replay_from"]))
             mixed = draw(stage.mixing, count=count, **parts)
-        return StageData(self._encode([*own.examples, *mixed.examples]), own, mixed)
+        return self._stage_data(stages, own, mixed)
+
+    def _stage_data(self, stages: tuple[Stage, ...], own: Selected, mixed: Selected | None) -> StageData:
+        encoded = self._encode([*own.examples, *(mixed.examples if mixed else ())])
+        if stages[0].letter != LETTERS[0]:
+            return StageData(encoded, own, mixed, None, None)
+        stage = stages[-1]
+        d_a = self._once(("facts", _selects(stages[0])), lambda: Facts(self.own(stages[0]).examples))
+        replayed = stage.mixing is not None and stage.mixing.source == "replay"
+        return StageData(
+            encoded,
+            own,
+            mixed,
+            None if stage is stages[0] else d_a.restated_in(own.examples),
+            None if mixed is None or replayed else d_a.restated_in(mixed.examples),
+        )
 
     def _mixing_parts(self, stages: tuple[Stage, ...]) -> dict[str, Any]:
         """What every draw needs: where from, what to avoid, what fits, what replay gives back."""
@@ -164,11 +194,13 @@ class Inputs:
             raise TrialFailed(f"{name} is not what the plan saw ({declared}); run the sweep again to plan anew")
 
     def _source(self, name: str) -> Source:
-        return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=self._sets.get(name)))
+        own = self._sets.get(name)
+        return self._once(("source", name), lambda: find(name, data_dir=self._data_dir, own=own, pins=self._pins))
 
     def _mixer(self, mixing: Mixing) -> Source | None:
         return self._once(
-            ("mixer", mixing.source), lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text)
+            ("mixer", mixing.source),
+            lambda: find_mixer(mixing.source, data_dir=self._data_dir, text=self._text, pins=self._pins),
         )
 
     def _once(self, key: Any, make: Callable[[], Any]) -> Any:
@@ -191,10 +223,18 @@ class Workbench:
 
 
 def workbench(
-    model: Model, store: Store, *, data_dir: str | None, sets: Mapping[str, OwnSet], text: Text | None, runtime: Runtime
+    model: Model,
+    store: Store,
+    *,
+    data_dir: str | None,
+    sets: Mapping[str, OwnSet],
+    text: Text | None,
+    runtime: Runtime,
+    pins: Pins = NO_PINS,
 ) -> Workbench:
     """The workbench of these choices in this process: made once, kept between trials."""
-    return _workbench(model, store.url, data_dir, tuple(sorted(sets.items())), text, runtime)
+    own, commits = tuple(sorted(sets.items())), tuple(sorted(pins.items()))
+    return _workbench(model, store.url, data_dir, own, text, commits, runtime)
 
 
 @lru_cache(maxsize=2)
@@ -204,16 +244,18 @@ def _workbench(
     data_dir: str | None,
     sets: tuple[tuple[str, OwnSet], ...],
     text: Text | None,
+    pins: tuple[tuple[str, str], ...],
     runtime: Runtime,
 ) -> Workbench:
     store = Store(url)
     base = prepare(model.name, model.revision, cache=store.models(), trust_remote_code=model.trust_remote_code)
-    tokenizer = load_tokenizer(base)
+    tokenizer = load_tokenizer(base, trust_remote_code=model.trust_remote_code)
     inputs = Inputs(
         tokenizer,
         data_dir=Path(data_dir) if data_dir else None,
         sets=dict(sets),
         text=text,
+        pins=dict(pins),
         familiarity=Familiarity(model, base, tokenizer, store),
         runtime=runtime,
     )

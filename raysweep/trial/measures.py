@@ -49,10 +49,17 @@ def _of_stage(record: Mapping[str, Any], position: int, reused: bool) -> dict[st
     own = {f"{name}_{position}": record["metrics"].get(name) for name in _OF_STAGE}
     return {
         **own,
+        f"restated_{position}": _restated(record),
         f"stopped_by_{position}": record["stopped_by"],
         f"memorized_{position}": record["memorized"],
         f"reused_{position}": reused,
     }
+
+
+def _restated(record: Mapping[str, Any]) -> int | None:
+    """How many of a stage's examples say a fact of D_A again; None where nothing could, or nobody counted."""
+    counted = [part.get("restated") for part in record["data"].values() if part]
+    return sum(filter(None, counted)) if any(count is not None for count in counted) else None
 
 
 def _accuracies(record: Mapping[str, Any]) -> dict[str, float]:

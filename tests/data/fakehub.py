@@ -13,10 +13,12 @@ COMMIT = "a" * 40
 
 
 class FakeHub:
-    """Repositories by id, each a mapping of paths to bytes; `asked` lists the requests, `sent` counts bytes."""
+    """Repositories by id, each a mapping of paths to bytes; `asked` lists the requests, `sent` counts bytes, `commit` is that of
+    all their main branches."""
 
     def __init__(self, repositories: dict[str, dict[str, bytes]]) -> None:
         self.repositories = repositories
+        self.commit = COMMIT
         self.asked: list[str] = []
         self.sent = 0
 
@@ -73,7 +75,7 @@ class _Handler(BaseHTTPRequestHandler):
             if path.startswith(f"/api/datasets/{id}"):
                 _, _, pinned = path.partition("/revision/")
                 siblings = [{"rfilename": name} for name in files]
-                return self._json({"id": id, "sha": pinned or COMMIT, "siblings": siblings})
+                return self._json({"id": id, "sha": pinned or self.hub.commit, "siblings": siblings})
         self._send(404, b"{}", {"X-Error-Code": "RepoNotFound"}, body=body)
 
     def _tree(self, files: dict[str, bytes], rest: str) -> list[dict]:

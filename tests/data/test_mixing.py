@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+from itertools import islice
 
 import pytest
 
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, take
-from raysweep.data.mixing import RANDOM_PROMPT, Facts, amount, cut_as_released, draw
+from raysweep.data.mixing import RANDOM_PROMPT, Facts, cut_as_released, draw
 from raysweep.data.sources import find, find_words
 from raysweep.errors import TrialFailed
+from raysweep.sweep.spec import OwnSet
 from raysweep.sweep.stage import Mixing, Selection
 
 
-def mixing(source="random", *, ratio=2.0, words=50, data_seed=0, overlap="drop", cut="described") -> Mixing:
-    return Mixing(source=source, ratio=ratio, data_seed=data_seed, words=words, cut=cut, overlap=overlap)
+def mixing(source="random", *, ratio=2.0, words=50, data_seed=0, overlap="drop", cut="described", again=None) -> Mixing:
+    return Mixing(source=source, ratio=ratio, data_seed=data_seed, words=words, cut=cut, overlap=overlap, draw=again)
 
 
 def always(example: Example) -> bool:
@@ -98,7 +100,7 @@ def test_replay_is_a_fraction_of_d_a():
     chosen = Selection(set="kvr", examples=200, data_seed=0, familiarity="all")
     d_a = take(kvr, chosen, fits=always, unfamiliar=None).examples
     replay = mixing("replay", ratio=0.05, words=None)
-    count = amount(replay, examples=2000, d_a=len(d_a))
+    count = replay.amount(examples=2000, d_a=len(d_a))
     taken = draw(replay, count=count, source=None, avoid=d_a, fits=always, replay_from=d_a)
     assert len(set(taken.examples)) == 10
     assert set(taken.examples) <= set(d_a)
@@ -114,3 +116,53 @@ def test_cut_as_released_appends_mixing_data_after_the_uncut_set(tmp_path, words
         found, selection, mixing(cut="released"), fits=always, source=words, avoid=(), replay_from=()
     )
     assert (len(d_b.examples), len(d_m.examples)) == trained
+
+
+@pytest.mark.parametrize(
+    ("source", "ratio", "examples", "mixed"),
+    [
+        ("replay", 0.01, 8, 1),
+        ("replay", 0.25, 10, 3),
+        ("replay", 0.29, 50, 15),  # 14.499999999999998 as floats multiply
+        ("replay", 0.05, 2000, 100),
+        ("random", 0.5, 5, 3),
+        ("random", 2.0, 2000, 4000),
+    ],
+)
+def test_a_mixed_source_gives_at_least_one_example_and_halves_go_up(source, ratio, examples, mixed):
+    assert mixing(source, ratio=ratio).amount(examples=examples, d_a=examples) == mixed
+
+
+def test_stages_that_mix_one_source_draw_each_for_themselves(sequences):
+    first, second, third = (set(sequences(20, again=draw).examples) for draw in (None, 2, 3))
+    assert not first & second | first & third | second & third
+
+
+def test_a_question_without_a_subject_is_found_with_its_answer(data_dir):
+    """TriviaQA's template adds words to a question; no text has these."""
+    found = list(islice(candidates(find("triviaqa", data_dir=data_dir), data_seed=0), 300))
+    facts = Facts(found)
+    asked = [example.prompt.removesuffix("\nThe answer is: ") for example in found]
+    given_away = [
+        facts.given_away_by(f"It was on the card: {text} {example.target}, as all know.")
+        for text, example in zip(asked, found, strict=True)
+    ]
+    assert sum(given_away) == 300
+    assert sum(map(facts.given_away_by, asked)) < 30, "few questions hold an answer themselves"
+
+
+def test_a_set_of_ones_own_is_looked_for_without_its_templates_words(tmp_path):
+    (tmp_path / "lamps.jsonl").write_text(
+        json.dumps({"room": "hall", "question": "which lamp?", "answer": "the red one"})
+    )
+    own = OwnSet(path="lamps.jsonl", prompt="Q: in the {room}, {question}\nA:", target="answer")
+    facts = Facts(candidates(find("lamps", data_dir=tmp_path, own=own), data_seed=0))
+    assert facts.given_away_by("Asked in the hall, which lamp? I say: the red one.")
+    assert not facts.given_away_by("Asked which lamp? I say: the red one.")
+
+
+@pytest.mark.parametrize(("name", "restated"), [("lama", 158), ("entityqa", 68)])
+def test_real_sets_say_facts_of_popqa_again(data_dir, name, restated):
+    popqa = list(candidates(find("popqa", data_dir=data_dir), data_seed=0))
+    other = list(candidates(find(name, data_dir=data_dir), data_seed=0))
+    assert Facts(popqa).restated_in(other) == restated

@@ -26,6 +26,14 @@ from raysweep.data.scoring import SCORERS
         ("numeric", "7 or 8", ("#### 7",), 0),
         ("numeric", "it is -5", ("5",), 0),
         ("numeric", "seven", ("7",), 0),
+        ("numeric", "it is .5", ("#### 0.5",), 1),
+        ("numeric", "it is .5", ("5",), 0),
+        ("numeric", "-.5", ("-0.5",), 1),
+        ("numeric", "10-12", ("12",), 1),
+        ("numeric", "10-12", ("-12",), 0),
+        ("numeric", "5%-10", ("10",), 1),
+        ("numeric", "x=-3", ("-3",), 1),
+        ("numeric", "It is so.5", ("5",), 1),
         ("numeric", "no number", ("nor here",), 0),
         ("rouge_l", "The cat sat", ("the cat sat!",), 1),
         ("rouge_l", "a b c d", ("a c d e",), 0.75),
@@ -39,7 +47,7 @@ def test_rules(rule, prediction, golds, score):
 
 def test_rules_say_which_they_are():
     assert {name: (rule.name, rule.version) for name, rule in SCORERS.items()} == {
-        name: (name, 1) for name in ("exact", "contains", "numeric", "rouge_l")
+        name: (name, version) for name, version in {"exact": 1, "contains": 1, "numeric": 2, "rouge_l": 1}.items()
     }
     assert SCORERS["numeric"].max_new_tokens == 512
 

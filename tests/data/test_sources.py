@@ -11,6 +11,7 @@ from fakehub import COMMIT, FakeHub, point_to, serving
 
 from raysweep.data import hub
 from raysweep.data.examples import candidates, digest_of
+from raysweep.data.origin import write_origin
 from raysweep.data.sources import find, find_text
 from raysweep.data.texts import documents
 from raysweep.errors import BadData, BadInput, SourceMissing
@@ -247,3 +248,49 @@ def test_a_corpus_in_a_folder_is_known_by_its_name(tmp_path):
     shutil.rmtree(folder)
     with pytest.raises(SourceMissing, match="the corpus of the mixer knowledge_pile"):
         find_text("knowledge_pile", text=None, data_dir=tmp_path)
+
+
+def test_a_folder_read_by_another_field_is_another_corpus(tmp_path, serve):
+    """What was fetched is noted with the field of then; what is read now decides."""
+    line = json.dumps({"text": "one two", "title": "three four"}).encode()
+    serve({"me/texts": {"train.jsonl": line}})
+    found = find_text("text", text=Text(hub="me/texts", field="text"), data_dir=None)
+    folder = tmp_path / "data" / "text"
+    folder.mkdir(parents=True)
+    for file in found.located():
+        shutil.copy(file.path, folder)
+    write_origin(folder, name="text", identity=found.identity, where=found.where)
+    by_field = {
+        field: find_text("text", text=Text(path=str(folder), field=field), data_dir=None) for field in ("text", "title")
+    }
+    assert [list(documents(source)) for source in by_field.values()] == [["one two"], ["three four"]]
+    assert by_field["text"].identity != by_field["title"].identity
+    assert by_field["text"].identity == found.identity, "the same bytes, read the same way"
+
+
+def test_a_fetched_folder_of_another_repository_is_not_taken_for_the_one_that_is_asked(tmp_path, serve, monkeypatch):
+    serve({id: {"train.jsonl": LINES} for id in ("me/mine", "me/other")})
+    own = OwnSet(hub="me/mine", prompt="{question}", target="answer")
+    found = find("mine", data_dir=None, own=own)
+    folder = tmp_path / "data" / "mine"
+    folder.mkdir(parents=True)
+    for file in found.located():
+        shutil.copy(file.path, folder)
+    write_origin(folder, name="mine", identity=found.identity, where=found.where)
+    assert find("mine", data_dir=tmp_path / "data", own=own).files
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SourceMissing, match="it was fetched as me/mine at aaaaaaaaaaaa, train"):
+        find("mine", data_dir=tmp_path / "data", own=own.model_copy(update={"hub": "me/other"}))
+
+
+def test_of_several_commits_in_the_cache_none_is_guessed(tmp_path, serve, monkeypatch):
+    """Two downloads at commits that were named leave no note of which one `main` is."""
+    serve({"stanfordnlp/web_questions": {"data/train-0.jsonl": b'{"url": "u", "question": "q?", "answers": ["a"]}'}})
+    hub_set = DATASETS["webqa"].hub
+    for commit in ("b" * 40, "c" * 40):
+        digest(find("webqa", data_dir=None, pins={f"datasets/{hub_set.id}": commit}))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(SourceMissing, match="web_questions is not in it"):
+        find("webqa", data_dir=None)
+    found = find("webqa", data_dir=None, pins={f"datasets/{hub_set.id}": "b" * 40})
+    assert found.here and found.revision == "b" * 40

@@ -12,6 +12,7 @@ from raysweep.plan.plan import Plan
 from raysweep.report.frame import trials_of_plan
 from raysweep.report.layouts import LAYOUTS, cells_of, lay_out
 from raysweep.store.store import Store
+from raysweep.sweep.catalog import DATASETS
 
 TRIALS = {
     "table1": 3 * 9 * 3,
@@ -20,9 +21,9 @@ TRIALS = {
     "table4": 3 * 8 * (1 + 3) * 3,
     "table5": 8 * 5 * 3,
     "table6": 8 * 5 * 3,
-    "figure5": 8 * 3 * 3,
-    "figure6": 8 * 2 * 3 * 3,
-    "figure7": 8 * 4 * 4 * 3,
+    "figure5": 9 * (1 + 3) * 3,
+    "figure6": 9 * (1 + 2 * 3) * 3,
+    "figure7": 9 * (1 + 4 * 4) * 3,
 }
 
 
@@ -51,10 +52,20 @@ def test_sweeps_of_one_model_share_what_is_the_same_experiment(plans: dict[str, 
     table1, table2, table4 = (set(plans[name].trials) for name in ("table1", "table2", "table4"))
     assert table1 < table2
     assert len(table4 & table1) == 3 * 8 * 3, "replay's rows without replay are those of Table 1"
-    assert len(set(plans["figure5"].trials) & table2) == 8 * 3, "Knowledge-Pile in stage 2"
-    assert len(set(plans["figure6"].trials) & table2) == 2 * 8 * 3, "50 words"
-    assert len(set(plans["figure7"].trials) & table2) == 4 * 8 * 3, "ratio 2"
+    assert len(set(plans["figure5"].trials) & table2) == 9 * (1 + 1) * 3, "Knowledge-Pile in stage 2, and nothing"
+    assert len(set(plans["figure6"].trials) & table2) == 9 * (1 + 2) * 3, "50 words, and nothing"
+    assert len(set(plans["figure7"].trials) & table2) == 9 * (1 + 4) * 3, "ratio 2, and nothing"
     assert not set(plans["table3"].trials) & set(plans["table2"].trials)
+
+
+@pytest.mark.parametrize("name", ["figure5", "figure6", "figure7"])
+def test_an_ablation_has_its_baseline_and_begins_with_the_factoid_sets(
+    sweeps: dict[str, LoadedSweep], name: str
+) -> None:
+    axes = sweeps[name].grid.axes
+    assert axes["mixer"][0] == "none/none"
+    assert axes["d_b"][:4] == ("id", "lama", "entityqa", "webqa")
+    assert not any(DATASETS[d_b].factoid for d_b in axes["d_b"][4:])
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
