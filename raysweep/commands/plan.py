@@ -60,9 +60,17 @@ def _counted(found: Mapping[str, Any]) -> list[str]:
         f"  stage trainings   {found['stages']:,} distinct; {found['stages_unshared']:,} without sharing ({saved:,} saved)",
     ]
     if found["stages_done"] is not None:
-        return [*lines, f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"]
+        lines += [f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"]
+        return [*lines, f"  evaluations       {_evaluations(found)}"]
     reasons = [f"    {name}: {reason.splitlines()[0]}" for name, reason in found["missing"].items()]
     return [*lines, "  in the store      not known from here, since these cannot be resolved:", *reasons]
+
+
+def _evaluations(found: Mapping[str, Any]) -> str:
+    again = found["stages_to_retrain"]
+    price = f"; {again:,} finished stages must be trained again for theirs, since their weights were not kept"
+    done = f"{found['evaluations']:,} distinct; {found['evaluations_done']:,} in the store"
+    return done + (price if again else "")
 
 
 def _estimated(found: Mapping[str, Any]) -> list[str]:

@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from raysweep.data.models import identity
+from raysweep.data.scoring import SCORERS
 from raysweep.data.sources import find, find_mixer
 from raysweep.errors import SourceMissing
+from raysweep.plan.evaluation import Rule
 from raysweep.plan.plan import Sources
 from raysweep.sweep.spec import Model, Sweep
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "rule_of"]
 
 
 def resolve(sweep: Sweep, *, data_dir: Path | None) -> Sources:
@@ -40,4 +42,9 @@ def resolve(sweep: Sweep, *, data_dir: Path | None) -> Sources:
         found = find_mixer(name, data_dir=data_dir, text=sweep.mixing.text)
         return found.identity if found else None
 
-    return Sources(of_model, of_set, of_mixer, missing)
+    return Sources(of_model, of_set, of_mixer, missing, rule_of)
+
+
+def rule_of(scorer: str) -> Rule:
+    """What an id covers of a scorer."""
+    return Rule(SCORERS[scorer].version, SCORERS[scorer].max_new_tokens)

@@ -75,7 +75,7 @@ class Grid:
             raise BadInput(
                 f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b"
             )
-        return TrialSpec(point=dict(point), model=settings.model, stages=stages)
+        return TrialSpec(point=dict(point), model=settings.model, stages=stages, strip=settings.prompt.strip)
 
     def scorer(self, name: str) -> str | None:
         """The scorer of a set, None where its answers are not scored."""
@@ -97,7 +97,6 @@ class Grid:
             selection=selection,
             mixing=self._mixing(letter, selection, mixer, ratio, settings),
             training=_training(settings, letter, d_a),
-            strip=settings.prompt.strip,
             seed=seed,
         )
 
