@@ -227,7 +227,7 @@ def overview(
         "trials_to_ask": len(finished) - len(done) if resolved else None,
         "stages_done": len(plan.stages.keys() & records) if resolved else None,
         "evaluations": len(evaluations),
-        "evaluations_done": len(evaluations) - len(lacking) if resolved else None,
+        "evaluations_done": sum(map(answered.holds, evaluations.values())) if resolved else None,
         "stages_to_retrain": len(_again(plan, done, usable, records)) if resolved else None,
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),

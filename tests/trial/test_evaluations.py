@@ -16,14 +16,15 @@ from raysweep.store.store import Store
 from raysweep.trial.execute import execute
 
 MODEL = Path(__file__).parent.parent / "golden" / "schema1" / "model"
-PAIRS = [{"q": f"Who keeps lamp {number}?", "a": f"keeper {number * 7}"} for number in range(40)]
+PAIRS = [{"q": f"Who keeps lamp {number}?", "a": f"keeper {number * 7}"} for number in range(12)]
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none"], "seed": [0]}
-MEMORIZED = {"precision": "fp32", "lr": 1e-2, "epochs": 160, "batch_size": 4, "stop": "memorized"}
+QUICK = {"precision": "fp32", "lr": 1e-2, "epochs": 2, "batch_size": 4, "stop": "epochs"}
+MEMORIZED = {**QUICK, "epochs": 160, "a": {"stop": "memorized"}, "b": {"epochs": 2}}
 
 
 def sweep_of(folder, *overrides, **changes):
-    """A sweep on 20 thousand weights, whose stage 1 knows its eight pairs by heart."""
-    given = {"model": str(MODEL), "grid": GRID, "examples": 8, "train": MEMORIZED, **changes}
+    """A sweep on 20 thousand weights, whose stages take two epochs."""
+    given = {"model": str(MODEL), "grid": GRID, "examples": 4, "train": QUICK, **changes}
     return small(folder, *overrides, **given)
 
 
@@ -50,17 +51,18 @@ def numbers(sweep, store):
 def test_a_stage_does_not_answer_for_an_evaluation_that_it_never_had(tmp_path):
     """One new token can hold no value of eight characters: 0; a fresh store gives 100."""
     store = Store(tmp_path / "store")
-    short = sweep_of(tmp_path, "evaluate.max_new_tokens=1", keep="all")
+    short = sweep_of(tmp_path, "evaluate.max_new_tokens=1", keep="all", train=MEMORIZED)
     run(short, store)
     assert numbers(short, store)["accuracy_a1"] == 0.0
-    whole = sweep_of(tmp_path, keep="all")
+    whole = sweep_of(tmp_path, name="whole", keep="all", train=MEMORIZED)
     _, said = run(whole, store)
     assert numbers(whole, store)["accuracy_a1"] == 100.0
     assert trained(said) == set(), "weights that are kept are evaluated, not trained again"
+    assert numbers(short, store)["accuracy_a1"] == 0.0, "each sweep reports its own way"
 
 
 def test_a_changed_scorer_is_another_evaluation(tmp_path):
-    """`contains` finds an answer in its gold, so what is exact is also contained; `numeric` looks at numbers alone."""
+    """The second sweep trains nothing, and reports what its own scorer says."""
     (tmp_path / "lamps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
     store = Store(tmp_path / "store")
     reported = {}
@@ -68,10 +70,10 @@ def test_a_changed_scorer_is_another_evaluation(tmp_path):
         own = {"path": str(tmp_path / "lamps.jsonl"), "prompt": "{q}", "target": "a", "scorer": scorer}
         grid = {**GRID, "d_a": ["lamps"], "d_b": ["lamps"]}
         sweep = sweep_of(tmp_path, sets={"lamps": own}, grid=grid, keep="all", familiarity="all")
-        run(sweep, store)
-        (job_row,) = ({row["scorer"] for row in evals(sweep, store)},)
-        reported[scorer] = job_row
+        _, said = run(sweep, store)
+        reported[scorer] = {row["scorer"] for row in evals(sweep, store)}
     assert reported == {"exact": {"exact"}, "numeric": {"numeric"}}
+    assert trained(said) == set()
 
 
 def evals(sweep, store):
@@ -179,3 +181,25 @@ def test_sweeps_of_earlier_code_that_disagree_leave_their_stages_unknown(earlier
     text = earlier.sweep_text("chains")
     earlier.files.write_bytes("sweeps/chains/sweep.yaml", f"{text}evaluate: {{max_new_tokens: 4}}\n".encode())
     assert overview([load("longer.yaml")], store="store")["evaluations_done"] == 4
+
+
+def test_a_chain_fills_its_accuracy_matrix_and_follows_further_sets_from_the_base_model(tmp_path, data_dir):
+    """Three stages; triviaqa is never trained, and is evaluated on the base model, once for all trials."""
+    store = Store(tmp_path / "store")
+    grid = {**GRID, "d_c": ["id"], "mixer": ["none/none/none"], "seed": [0, 1]}
+    sweep = sweep_of(
+        tmp_path, grid=grid, train={**QUICK, "epochs": 1}, evaluate={"sets": ["triviaqa"], "after": "every"}
+    )
+    records, said = run(sweep, store, data=data_dir)
+    base = [event for event in said if event["event"] == "evaluate" and event["stage"] == 0]
+    assert [event["set"] for event in base] == ["triviaqa"], "a second trial finds it in the store"
+    assert len(list((tmp_path / "store" / "models").glob("*/evals/*/record.json"))) == 1
+    rows = store.trial_table(next(iter(store.sweep("small")["points"]))["trial"], "evals").to_pylist()
+    assert [(row["stage"], row["of"] or row["set"]) for row in rows] == [
+        (0, "triviaqa"),
+        (1, "a"), (1, "triviaqa"),
+        (2, "a"), (2, "b"), (2, "triviaqa"),
+        (3, "a"), (3, "b"), (3, "c"), (3, "triviaqa"),
+    ]  # fmt: skip
+    columns = {f"asked_triviaqa_{place}" for place in range(4)} | {"asked_triviaqa"}
+    assert columns <= set(records[0]["metrics"])
