@@ -16,6 +16,7 @@ __all__ = [
     "export",
     "figure",
     "load",
+    "matrix",
     "page",
     "predictions",
     "rescore",
@@ -24,7 +25,7 @@ __all__ = [
     "trials",
 ]
 
-_RESULTS = ("compare", "figure", "page", "table", "transfer")
+_RESULTS = ("compare", "figure", "matrix", "page", "table", "transfer")
 
 
 def __getattr__(name: str) -> Any:

@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from raysweep.errors import BadInput
 from raysweep.plan.plan import Node, Plan, Sources, make_plan, sweep_digest
+from raysweep.plan.schedule import settled
+from raysweep.store.answered import Answered, with_former_ids
 from raysweep.store.store import Store
+from raysweep.store.sweep_text import with_overrides
 from raysweep.sweep.catalog import BUILT_IN_MODELS
 from raysweep.sweep.file import load as load_file
 from raysweep.sweep.grid import Grid
@@ -117,7 +120,7 @@ class LoadedSweep:
         """The plan, recorded under the sweep's name, and a job for each trial that is not done."""
         check_loggers(self.sweep.runtime.loggers)
         sources = self._sources(data, store)
-        plan = make_plan([(self.grid, sources)])
+        plan = with_former_ids(make_plan([(self.grid, sources)]), store)
         for name in self.sweep.evaluate.sets:
             sources.of_set(name.removeprefix(FAMILIAR))
         if missing := {**plan.missing, **sources.missing}:
@@ -132,7 +135,7 @@ class LoadedSweep:
         )
         store.pin(self.name, sources.pins)
         pins = store.pins(self.name)
-        done = _complete(store.done(wanted), plan, [self], store)
+        done = _complete(store.finished(wanted), plan, [self], store, Answered(store))
         return plan, {trial: self._job(plan, trial, store, data, pins) for trial in wanted if trial not in done}
 
     def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:
@@ -149,7 +152,7 @@ class LoadedSweep:
         from raysweep.report.frame import trials_of_plan
 
         opened = Store(store_url(store))
-        return trials_of_plan(self.plan(data=data, store=opened), opened)
+        return trials_of_plan(with_former_ids(self.plan(data=data, store=opened), opened), opened)
 
     def _sources(self, data: Path | None, store: Store | None) -> Sources:
         from raysweep.data.resolve import resolve
@@ -172,14 +175,15 @@ class LoadedSweep:
             sets={name: _absolute(own) for name, own in sweep.sets.items()},
             pins=pins,
             text=sweep.mixing.text and _absolute(sweep.mixing.text),
+            evaluations=plan.evaluations(trial),
+            besides=plan.beside(trial),
             evaluate=sweep.evaluate,
             runtime=sweep.runtime,
             kept=frozenset(stages if sweep.keep == "all" else plan.started_from.intersection(stages)),
         )
 
     def _text_with_overrides(self) -> str:
-        lines = [self.text.rstrip("\n"), *(f"# --set {override}" for override in self.overrides)]
-        return "".join(f"{line}\n" for line in lines)
+        return with_overrides(self.text, self.overrides)
 
 
 def overview(
@@ -191,7 +195,9 @@ def overview(
 ) -> dict[str, Any]:
     """What some sweeps amount to, as `plan --json` prints it.
 
-    `trials_to_ask` are finished but lack a set that `evaluate` asks for now, or weights that `keep: all` asks for.
+    `trials_to_ask` are finished but lack an evaluation that is asked for now, or weights that `keep: all` asks for.
+    `evaluations` are the distinct ones; `stages_to_retrain` are stages of these trials that are finished and must be trained
+    again for evaluations, since their weights were not kept.
     `stages_done` is None where a source cannot be resolved from here (`missing` says why): the ids are not known then.
     `estimate` is what the rest will take, as `forecast.estimate` tells it for the runtime of the first sweep; with
     `workers` also how long.
@@ -202,13 +208,18 @@ def overview(
         check_loggers(one.sweep.runtime.loggers)
     opened = Store(store_url(store))
     folder = data_folder(data)
-    plan = make_plan([(one.grid, one._sources(folder, opened)) for one in sweeps])
+    plan = with_former_ids(make_plan([(one.grid, one._sources(folder, opened)) for one in sweeps]), opened)
     resolved = not plan.missing
     records = opened.stage_records() if resolved else {}
-    finished = opened.done(plan.trials) if resolved else set()
-    done = _complete(finished, plan, sweeps, opened)
+    answered = Answered(opened, records)
+    finished = opened.finished(plan.trials) if resolved else {}
+    done = _complete(finished, plan, sweeps, opened, answered)
+    evaluations = {one.id: one for trial in plan.trials for one in plan.evaluations(trial)}
+    lacking = answered.lacking(evaluations.values()) if resolved else []
+    again = {one.stage for one in lacking if one.stage in records and not records[one.stage].get("files")}
+    usable = {name: record for name, record in records.items() if name not in again}
     first = sweeps[0].sweep
-    told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
+    told = estimate(plan, usable, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
     return {
         "sweeps": [one.name for one in sweeps],
         "points": len(plan.points),
@@ -218,6 +229,9 @@ def overview(
         "trials_done": len(done) if resolved else None,
         "trials_to_ask": len(finished) - len(done) if resolved else None,
         "stages_done": len(plan.stages.keys() & records) if resolved else None,
+        "evaluations": len(evaluations),
+        "evaluations_done": sum(map(answered.holds, evaluations.values())) if resolved else None,
+        "stages_to_retrain": len(_again(plan, done, usable, records)) if resolved else None,
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
         "revisions": dict(plan.revisions),
@@ -315,7 +329,7 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[SweepSourc
     if not name.endswith((".yaml", ".yml")):
         return [name]
     sweep = load(name)
-    plan = sweep.plan(data=data, store=store)
+    plan = with_former_ids(sweep.plan(data=data, store=store), store)
     if not plan.missing or sweep.name not in store.sweeps():
         return [plan]
     if store.sweep(sweep.name)["settings"] != sweep_digest(sweep.sweep):
@@ -326,24 +340,36 @@ def _source(name: str, store: Store, data: str | Path | None) -> list[SweepSourc
     return list(points_as_run(plan, store))
 
 
-def _complete(finished: set[str], plan: Plan, sweeps: Sequence[LoadedSweep], store: Store) -> set[str]:
-    """Finished trials that have every set and all weights which the sweeps that name them ask for."""
-    asking = {one.name: set(one.sweep.evaluate.sets) for one in sweeps if one.sweep.evaluate.sets}
+def _complete(
+    finished: Mapping[str, Mapping[str, Any]],
+    plan: Plan,
+    sweeps: Sequence[LoadedSweep],
+    store: Store,
+    answered: Answered,
+) -> set[str]:
+    """Finished trials that have every evaluation and all weights which the sweeps that name them ask for."""
     keeping = {one.name for one in sweeps if one.sweep.keep == "all"}
-    named = [point for point in plan.points if point.trial in finished]
-    unasked = {
-        point.trial
-        for point in named
-        if point.sweep in asking and not asking[point.sweep] <= _asked(store, point.trial)
-    }
+    evaluated = {trial for trial, record in finished.items() if answered.completes(record, plan.evaluations(trial))}
+    named = [point for point in plan.points if point.trial in evaluated]
     last = {point.trial: plan.trials[point.trial].stages[-1] for point in named if point.sweep in keeping}
     held = store.with_weights(last.values()) if last else set()
-    return finished - unasked - {trial for trial, stage in last.items() if stage not in held}
+    return evaluated - {trial for trial, stage in last.items() if stage not in held}
 
 
-def _asked(store: Store, trial: str) -> set[str]:
-    """The sets beyond its chain's own that a finished trial was asked."""
-    return set((store.trial(trial) or {}).get("evaluated", ()))
+def _again(
+    plan: Plan, done: set[str], usable: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]
+) -> set[str]:
+    """Stages that are finished and must be trained again: for evaluations, since their weights were not kept.
+
+    Those before them too, as far as their own weights are gone.
+    """
+    chains = [trial.stages for name, trial in plan.trials.items() if name not in done]
+    held = [
+        {name: bool(record.get("files")) for name, record in some.items() if name in plan.stages}
+        for some in (usable, records)
+    ]
+    now, without = (settled(chains, held=one) for one in held)
+    return (without - now) & records.keys()
 
 
 def _absolute(declared: Located) -> Located:

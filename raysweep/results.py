@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from raysweep.report.figures import Figure
     from raysweep.report.table import Table
 
-__all__ = ["compare", "figure", "page", "table", "transfer", "watch_page"]
+__all__ = ["compare", "figure", "matrix", "page", "table", "transfer", "watch_page"]
 
 
 def table(
@@ -90,11 +90,22 @@ def compare(
 def transfer(
     name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
 ) -> pd.DataFrame:
-    """Forgetting, backward transfer and retention ratio of every finished trial, as continual learning defines them."""
+    """Forgetting, backward transfer, retention ratio and average accuracy of every finished trial, as continual learning
+    defines them."""
     from raysweep.report.long import transfer_of
 
     opened = Store(store_url(store))
     return transfer_of(sources(name, opened, data=data), opened, where=where)
+
+
+def matrix(
+    name: Names, *, store: str | Path | None = None, data: str | Path | None = None, where: str | None = None
+) -> pd.DataFrame:
+    """The accuracy matrix of every finished trial: one row per trial × `after` (stage) × `task` (set), from 1."""
+    from raysweep.report.long import matrix_of
+
+    opened = Store(store_url(store))
+    return matrix_of(sources(name, opened, data=data), opened, where=where)
 
 
 def figure(

@@ -142,7 +142,7 @@ def test_the_predicted_numbers_are_those_of_plan(tmp_path):
     rows = re.findall(
         r"^\| .* \| `raysweep run (\S+)` \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE
     )
-    assert len(rows) == len(PAPER) == 9
+    assert len(rows) == len(PAPER) == 10
     sweeps = [load(ROOT / file) for file, *_ in rows]
     every = re.search(
         r"^\| all of them.* \| ([\d,]+) \| ([\d,]+) \(([\d,]+)\) \| ([\d,]+) \|$", README, re.MULTILINE

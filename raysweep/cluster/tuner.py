@@ -38,9 +38,9 @@ from raysweep.forecast.cost import costs_of
 from raysweep.plan.naming import trial_name
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import Schedule, settled
+from raysweep.store.answered import Answered
 from raysweep.store.eviction import Eviction
 from raysweep.store.prune import needed
-from raysweep.store.stages import evaluated_in
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Runtime, size_in_bytes
 from raysweep.trial.execute import Job
@@ -111,7 +111,7 @@ def _run(
     costs = costs_of(plan, records.values(), runtime=runtime)
     schedule = Schedule(
         chains,
-        done_stages=_settled(jobs, records),
+        done_stages=_settled(jobs, records, Answered(store, records)),
         costs=None if costs.unknown else costs.seconds,
         slots=slots,
     )
@@ -314,14 +314,14 @@ def _heartbeat(
     return Heartbeat(partial(store.write_live, job.sweep), look)
 
 
-def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]]) -> set[str]:
-    """The stages of these jobs that need no training."""
-    asked = {job.chain[-1].id: set(job.evaluate.sets) for job in jobs.values()}
+def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]], answered: Answered) -> set[str]:
+    """The stages of these jobs that need no training: one that lacks an evaluation does where its weights are gone."""
+    lacking = {one.stage for job in jobs.values() for one in answered.lacking(job.evaluations)}
     kept = {job.chain[-1].id for job in jobs.values() if job.chain[-1].id in job.kept}
     held = {
         name: bool(record.get("files"))
         for name, record in records.items()
-        if evaluated_in(record) >= asked.get(name, set()) and (record.get("files") or name not in kept)
+        if record.get("files") or name not in lacking | kept
     }
     return settled([tuple(node.id for node in job.chain) for job in jobs.values()], held=held)
 

@@ -60,8 +60,9 @@ def _counted(found: Mapping[str, Any]) -> list[str]:
         f"  stage trainings   {found['stages']:,} distinct; {found['stages_unshared']:,} without sharing ({saved:,} saved)",
     ]
     if found["stages_done"] is not None:
-        done = f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"
-        return [*lines, *_revisions(found), done]
+        lines += _revisions(found)
+        lines += [f"  in the store      {found['trials_done']:,} trials, {found['stages_done']:,} stages done"]
+        return [*lines, f"  evaluations       {_evaluations(found)}"]
     lines += _revisions(found)
     reasons = [f"    {name}: {reason.splitlines()[0]}" for name, reason in found["missing"].items()]
     return [*lines, "  in the store      not known from here, since these cannot be resolved:", *reasons]
@@ -70,6 +71,13 @@ def _counted(found: Mapping[str, Any]) -> list[str]:
 def _revisions(found: Mapping[str, Any]) -> list[str]:
     told = [f"{name} {commit[:12]}" for name, commit in sorted(found["revisions"].items())]
     return [f"  hub revisions     {', '.join(told)}"] if told else []
+
+
+def _evaluations(found: Mapping[str, Any]) -> str:
+    again = found["stages_to_retrain"]
+    price = f"; {again:,} finished stages must be trained again for theirs, since their weights were not kept"
+    done = f"{found['evaluations']:,} distinct; {found['evaluations_done']:,} in the store"
+    return done + (price if again else "")
 
 
 def _estimated(found: Mapping[str, Any]) -> list[str]:

@@ -17,7 +17,7 @@ from raysweep.errors import BadInput
 __all__ = ["LAYOUTS", "declare", "opened", "takes_names", "takes_where"]
 
 LAYOUTS = tuple(f"table{number}" for number in range(1, 7))
-_OF = ("trials", "evals", "predictions", "curves", "transfer")
+_OF = ("trials", "evals", "predictions", "curves", "matrix", "transfer")
 
 
 def declare(commands: Any) -> None:

@@ -115,8 +115,8 @@ def _tell_plan(sweep: LoadedSweep, options: argparse.Namespace) -> None:
     held = f"; the store holds {found['trials_done']} of the trials" if found["trials_done"] else ""
     if found["trials_to_ask"]:
         held += (
-            f"; {found['trials_to_ask']} more are finished and lack a set that is asked for now, or weights that are to be kept: "
-            "their last stage is trained again where its weights are gone"
+            f"; {found['trials_to_ask']} more are finished and lack an evaluation that is asked for now, or weights that are "
+            f"to be kept: {found['stages_to_retrain']} stages whose weights are gone are trained again"
         )
     print(
         f"{sweep.name}: {found['trials']} trials, {found['stages']} stage trainings"

@@ -9,12 +9,14 @@ from typing import Any
 
 from raysweep.data.hub import pin_of
 from raysweep.data.models import identity
+from raysweep.data.scoring import SCORERS
 from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import SourceMissing
+from raysweep.plan.evaluation import Rule
 from raysweep.plan.plan import Sources
 from raysweep.sweep.spec import Model, Sweep
 
-__all__ = ["resolve"]
+__all__ = ["resolve", "rule_of"]
 
 
 def resolve(sweep: Sweep, *, data_dir: Path | None, pins: Pins = NO_PINS) -> Sources:
@@ -61,4 +63,9 @@ def resolve(sweep: Sweep, *, data_dir: Path | None, pins: Pins = NO_PINS) -> Sou
         source = find_mixer(name, data_dir=data_dir, text=sweep.mixing.text, pins=pins)
         return noted(f"mixer {name}", source) if source else None
 
-    return replace(found, of_model=of_model, of_set=of_set, of_mixer=of_mixer)
+    return replace(found, of_model=of_model, of_set=of_set, of_mixer=of_mixer, of_scorer=rule_of)
+
+
+def rule_of(scorer: str) -> Rule:
+    """What an id covers of a scorer."""
+    return Rule(SCORERS[scorer].version, SCORERS[scorer].max_new_tokens)

@@ -53,7 +53,7 @@ class _Root:
 
 
 @dataclass(slots=True)
-class _Pace:
+class _Correction:
     """Worker-seconds that stages took, and that the roofline says of them."""
 
     taken: float = 0.0
@@ -74,8 +74,8 @@ class _Measured:
     machine (on a GPU or not)."""
 
     by_work: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    by_model: dict[tuple[str, str], _Pace] = field(default_factory=dict)
-    by_machine: dict[bool, _Pace] = field(default_factory=dict)
+    by_model: dict[tuple[str, str], _Correction] = field(default_factory=dict)
+    by_machine: dict[bool, _Correction] = field(default_factory=dict)
 
     def add(self, start: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         base, config, taken = _base(start), record["config"], spent(record)
@@ -84,8 +84,8 @@ class _Measured:
         if told:
             on_gpu = _on_gpu(record)
             for pace in (
-                self.by_model.setdefault((base, config["training"]["precision"]), _Pace()),
-                self.by_machine.setdefault(on_gpu, _Pace()),
+                self.by_model.setdefault((base, config["training"]["precision"]), _Correction()),
+                self.by_machine.setdefault(on_gpu, _Correction()),
             ):
                 pace.add(taken, told)
 

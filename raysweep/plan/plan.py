@@ -14,6 +14,8 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
+from raysweep.plan import evaluation
+from raysweep.plan.evaluation import Evaluation, Evaluator, Rule
 from raysweep.plan.identity import fingerprint
 from raysweep.sweep.catalog import DATASETS, MIXERS, adds_words
 from raysweep.sweep.grid import Grid
@@ -34,7 +36,7 @@ __all__ = [
 
 # Raised when a change in code changes what such a thing means; everything with an older number is then another thing.
 # `mix` is that of draws which no change has touched; `_mix_recipe` says which have another.
-RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 1}
+RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 1, "evaluate": evaluation.RECIPE}
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class Sources:
     """What identifies each source, as JSON; None where it cannot be told from here, with the reason in `missing`.
 
     `revisions` are the hub commits that were found, by what they are of; `pins` those of what is named without one, by
-    repository: a sweep keeps them.
+    repository: a sweep keeps them. `of_scorer` gives the rule that a scorer's name stands for, which evaluations have in
+    their ids.
     """
 
     of_model: Callable[[Model], Mapping[str, Any] | None]
@@ -51,6 +54,7 @@ class Sources:
     missing: dict[str, str] = field(default_factory=dict)
     revisions: dict[str, str] = field(default_factory=dict)
     pins: dict[str, str] = field(default_factory=dict)
+    of_scorer: Callable[[str], Rule | None] = lambda name: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +70,10 @@ class Node:
 
 @dataclass(frozen=True, slots=True)
 class PlannedTrial:
-    """A trial with its id and its stages' ids, first stage first."""
+    """A trial with its id and its stages' ids, first stage first.
+
+    The id is that of the last stage, but where a sweep has answers in another way than by default (`Evaluator.trial_id`).
+    """
 
     id: str
     spec: TrialSpec
@@ -84,7 +91,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Plan:
-    """Points in the order of the files, distinct trials and distinct stages in the order of first need."""
+    """Points in the order of the files, distinct trials and distinct stages in the order of first need.
+
+    `evaluators` are what the sweeps that name a trial evaluate of it; see `evaluations`.
+    """
 
     points: tuple[Point, ...]
     trials: Mapping[str, PlannedTrial]
@@ -93,6 +103,42 @@ class Plan:
     unshared: int
     missing: Mapping[str, str]
     revisions: Mapping[str, str] = field(default_factory=dict)
+    evaluators: Mapping[str, tuple[Evaluator, ...]] = field(default_factory=dict, repr=False, compare=False)
+
+    def evaluations(self, trial: str) -> tuple[Evaluation, ...]:
+        """What all sweeps that name a trial evaluate of it, in the order of its stages."""
+        spec, chain = self.trials[trial].spec, self.chain(trial)
+        found: dict[str, Evaluation] = {}
+        for evaluator in self.evaluators.get(trial, ()):
+            for one in evaluator.evaluations(spec, chain):
+                if one.id not in found or found[one.id].optional:
+                    found[one.id] = one
+        return tuple(sorted(found.values(), key=lambda one: one.after))
+
+    def beside(self, trial: str) -> tuple[Evaluation, ...]:
+        """What other trials evaluate of the stages of one: made with them, since weights may be gone when those come."""
+        own = {one.id for one in self.evaluations(trial)}
+        stages = self.trials[trial].stages
+        return tuple(one for stage in stages for name, one in self._of_stages.get(stage, {}).items() if name not in own)
+
+    @cached_property
+    def _of_stages(self) -> dict[str, dict[str, Evaluation]]:
+        """All evaluations of each stage that several trials share, by id."""
+        found: dict[str, dict[str, Evaluation]] = {}
+        for trial in self.trials:
+            for one in self.evaluations(trial):
+                if one.stage and self.uses[one.stage] > 1:
+                    found.setdefault(one.stage, {})[one.id] = one
+        return found
+
+    def called(self, names: Mapping[str, str]) -> Plan:
+        """The same plan with some trials under other ids."""
+        return replace(
+            self,
+            points=tuple(replace(point, trial=names.get(point.trial, point.trial)) for point in self.points),
+            trials={names.get(old, old): replace(one, id=names.get(old, old)) for old, one in self.trials.items()},
+            evaluators={names.get(old, old): those for old, those in self.evaluators.items()},
+        )
 
     def chain(self, trial: str) -> tuple[Node, ...]:
         """The stages of a trial, first stage first."""
@@ -111,7 +157,14 @@ def make_plan(sweeps: Iterable[tuple[Grid, Sources]]) -> Plan:
         for grid, sources in sweeps:
             draft.add(grid, sources)
     return Plan(
-        tuple(draft.points), draft.trials, draft.stages, draft.uses, draft.unshared, draft.missing, draft.revisions
+        points=tuple(draft.points),
+        trials=draft.trials,
+        stages=draft.stages,
+        uses=draft.uses,
+        unshared=draft.unshared,
+        missing=draft.missing,
+        revisions=draft.revisions,
+        evaluators=draft.evaluators,
     )
 
 
@@ -126,17 +179,22 @@ class _Drafted:
         self.unshared = 0
         self.missing: dict[str, str] = {}
         self.revisions: dict[str, str] = {}
+        self.evaluators: dict[str, tuple[Evaluator, ...]] = {}
 
     def add(self, grid: Grid, sources: Sources) -> None:
         namer = _Namer(sources)
+        evaluator = namer.evaluator(grid)
+        alone = (evaluator,)
         own: set[str] = set()
         for values in grid.points():
             spec = grid.trial(values)
             chain = namer.chain(spec)
-            trial = chain[-1].id
+            trial = evaluator.trial_id(spec, chain)
             self.points.append(Point(grid.sweep.name, values, trial))
             self.unshared += len(chain) if trial not in own else 0
-            own.add(trial)
+            if trial not in own:
+                own.add(trial)
+                self.evaluators[trial] = (*self.evaluators[trial], evaluator) if trial in self.evaluators else alone
             if trial not in self.trials:
                 self._add_trial(PlannedTrial(trial, spec, tuple(node.id for node in chain)), chain)
         self.missing |= sources.missing
@@ -187,6 +245,17 @@ class _Namer:
         self._work = cache(self._describe)
         self._start = cache(self._describe_model)
         self._nodes: dict[tuple[int, int], Node] = {}
+
+    def evaluator(self, grid: Grid) -> Evaluator:
+        """What a sweep evaluates, with the sources as it sees them."""
+        return Evaluator(
+            grid.sweep.evaluate,
+            grid.sweep.sets,
+            scorer_of=grid.scorer,
+            rule_of=self._sources.of_scorer,
+            selected=self._selection,
+            described=self._describe_model,
+        )
 
     def chain(self, spec: TrialSpec) -> tuple[Node, ...]:
         nodes: list[Node] = []

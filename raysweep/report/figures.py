@@ -103,6 +103,22 @@ def _mixes(frame: pd.DataFrame) -> pd.Series:
     return frame["mixer"] != "none/none"
 
 
+def _stages(frame: pd.DataFrame) -> pd.DataFrame:
+    """Figure 8: D_A's accuracy after each stage of its chain, one panel a route, one line a mixer."""
+    lengths = _lengths(frame)
+    told = frame.assign(_panel=_route(frame), _series=_words(frame, "mixer"))
+    parts = []
+    for place in range(1, max(lengths, default=0) + 1):
+        column = "accuracy_a1" if place == 1 else f"retention_{place}"
+        middle = told[lengths > place] if place > 1 else told
+        if column in middle:
+            parts.append(_spread(middle.assign(_x=float(place)), column))
+        if place > 1:
+            parts.append(_spread(told[lengths == place].assign(_x=float(place)), "retention"))
+    whole = [part for part in parts if len(part)]
+    return pd.concat(whole, ignore_index=True) if whole else _nothing()
+
+
 def _familiar(frame: pd.DataFrame) -> pd.DataFrame:
     """Figure 9: accuracy on facts known before, by D_B, one panel a set, one bar a mixer."""
     columns = [column for column in frame.columns if column.startswith("familiar_")]
@@ -165,6 +181,7 @@ KINDS: Mapping[str, FigureKind] = {
     "ratio": FigureKind(
         "Mixing ratio", "lines", "ratio", "retention (%)", _ratio, "mixers other than none/none", log_x=True
     ),
+    "stages": FigureKind("Stages", "lines", "stage", "D_A accuracy (%)", _stages, "trials with a retention"),
     "familiar": FigureKind(
         "Familiar facts", "bars", "D_B", "accuracy (%)", _familiar, "evaluations of familiar/… sets"
     ),
@@ -227,9 +244,19 @@ def _words(frame: pd.DataFrame, column: str) -> pd.Series:
     return frame[column].astype(str)
 
 
+def _lengths(frame: pd.DataFrame) -> pd.Series:
+    """How many stages each trial has; a chain of a shorter grid beside a longer one has no words where that goes on."""
+    stages = frame[_stage_axes(frame)].astype(object)
+    return (stages.notna() & stages.ne("none")).sum(axis=1)
+
+
+def _stage_axes(frame: pd.DataFrame) -> list[str]:
+    return sorted(column for column in frame.columns if column.startswith("d_") and len(column) == 3)
+
+
 def _route(frame: pd.DataFrame) -> pd.Series:
     """`kvr → id`: the sets of a trial's stages."""
-    stages = sorted(column for column in frame.columns if column.startswith("d_") and len(column) == 3)
+    stages = _stage_axes(frame)
     routes: dict[tuple[Any, ...], str] = {}
     rows: Sequence[tuple[Any, ...]] = list(frame[stages].itertuples(index=False, name=None))
     for row in set(rows):

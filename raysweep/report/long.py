@@ -16,12 +16,13 @@ from raysweep.errors import BadInput, StoreError
 from raysweep.plan.plan import Plan
 from raysweep.report.frame import SweepSource, axes_of, trials_of
 from raysweep.report.points import Points
-from raysweep.report.statistics import transfer
+from raysweep.report.statistics import average_accuracy, transfer
 from raysweep.report.where import choose
 from raysweep.store.store import EVALS, PREDICTIONS, Store
 
-__all__ = ["curves_of", "evals_of", "predictions_of", "rescored", "stages_of", "transfer_of"]
+__all__ = ["curves_of", "evals_of", "matrix_of", "predictions_of", "rescored", "stages_of", "transfer_of"]
 
+_TRANSFER = ("forgetting", "backward_transfer", "retention_ratio", "average_accuracy")
 _READERS = 8  # threads; a bucket answers slowly, a disk does not mind
 _CURVE = pa.schema(
     [
@@ -74,22 +75,52 @@ def curves_of(sources: Sequence[SweepSource], store: Store, *, where: str | None
 
 
 def transfer_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
-    """One row per finished trial: forgetting, backward_transfer (points) and retention_ratio over all sets asked twice.
+    """One row per finished trial: forgetting, backward_transfer (points), retention_ratio and average_accuracy.
 
     Defined as in continual learning (see `statistics.transfer`), from each set's accuracy right after its own stage and
-    after the last one. For two stages forgetting is that of D_A.
+    after the last one, over all sets that were evaluated twice. For two stages forgetting is that of D_A.
     """
     evals = evals_of(sources, store, where=where)
-    points = list(evals.columns[: list(evals.columns).index("stage")])
-    stages = [axis for axis in points if re.fullmatch("d_[a-z]", axis)]
+    points = _points(evals)
+    matrices: dict[str, dict[tuple[int, int], float]] = {}
+    for row in _matrix(evals).itertuples():
+        matrices.setdefault(row.trial, {})[row.after, row.task] = row.accuracy
     found = []
-    for _, rows in evals.groupby("trial", sort=False):
-        first = rows.iloc[0]
-        place = {axis[2]: number for number, axis in enumerate((a for a in stages if first[a] != "none"), start=1)}
-        own = rows[rows["of"].isin(list(place)) & rows["accuracy"].notna()]
-        accuracy = {(int(row.stage), place[row.of]): float(row.accuracy) for row in own.itertuples()}
-        found.append({**first[points], **transfer(accuracy)})
-    return pd.DataFrame(found, columns=[*points, "forgetting", "backward_transfer", "retention_ratio"])
+    for _, point in evals[points].drop_duplicates("trial").iterrows():
+        accuracy = matrices.get(point["trial"], {})
+        found.append({**point, **transfer(accuracy), "average_accuracy": average_accuracy(accuracy)})
+    return pd.DataFrame(found, columns=[*points, *_TRANSFER])
+
+
+def matrix_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:
+    """The accuracy matrix of every finished trial: one row for each stage (`after`) and each stage's set (`task`).
+
+    Both are counted from 1; a set without a scorer has no rows. Accuracies in [0, 100].
+    """
+    return _matrix(evals_of(sources, store, where=where))
+
+
+def _matrix(evals: pd.DataFrame) -> pd.DataFrame:
+    points = _points(evals)
+    stages = [axis for axis in points if re.fullmatch("d_[a-z]", axis)]
+    own = evals[evals["of"].notna() & evals["accuracy"].notna()]
+    places = {
+        row[0]: _places(stages, row[1:]) for row in set(own[["trial", *stages]].itertuples(index=False, name=None))
+    }
+    task = [places[trial].get(of) for trial, of in zip(own["trial"], own["of"], strict=True)]
+    told = own.rename(columns={"stage": "after"}).assign(task=pd.array(task, dtype="Int64"))
+    told = told[told["task"].notna()].astype({"task": int, "after": int})
+    return told[[*points, "after", "task", "set", "accuracy", "n"]].reset_index(drop=True)
+
+
+def _points(evals: pd.DataFrame) -> list[str]:
+    return list(evals.columns[: list(evals.columns).index("stage")])
+
+
+def _places(stages: Sequence[str], sets: Sequence[object]) -> dict[str, int]:
+    """The number of each stage of a trial by its letter."""
+    there = (axis[2] for axis, name in zip(stages, sets, strict=True) if isinstance(name, str) and name != "none")
+    return {letter: number for number, letter in enumerate(there, start=1)}
 
 
 def stages_of(sources: Sequence[SweepSource], store: Store) -> dict[str, tuple[str, ...]]:

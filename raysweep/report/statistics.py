@@ -16,6 +16,7 @@ __all__ = [
     "McNemar",
     "Paired",
     "Spread",
+    "average_accuracy",
     "bootstrap",
     "holm",
     "mcnemar",
@@ -145,6 +146,16 @@ def transfer(accuracy: Mapping[tuple[int, int], float]) -> dict[str, float | Non
         "backward_transfer": None if forgetting is None else -forgetting,
         "retention_ratio": float(np.mean(kept)) if kept else None,
     }
+
+
+def average_accuracy(accuracy: Mapping[tuple[int, int], float]) -> float | None:
+    """The mean of all sets' accuracies after the last stage; `accuracy` as in `transfer`. None where one that was evaluated
+    after its own stage was not after the last."""
+    last = max((after for after, _ in accuracy), default=0)
+    sets = sorted({of for _, of in accuracy})
+    if not sets or any((last, of) not in accuracy for of in sets):
+        return None
+    return float(np.mean([accuracy[last, of] for of in sets]))
 
 
 def _asked_twice(accuracy: Mapping[tuple[int, int], float], of: int, last: int) -> bool:

@@ -13,12 +13,11 @@ from dataclasses import dataclass
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import spent
 from raysweep.store.store import Store
-from raysweep.sweep.yaml import parse, parse_value
+from raysweep.store.sweep_text import read_sweep_text
 
 __all__ = ["Spare", "keeps_all", "needed", "prune", "spare"]
 
 DAY = 86_400.0  # seconds: what was touched since may belong to a run that is under way
-OVERRIDE = "# --set "  # how a store's copy of a sweep file ends for each override it was run with
 
 _log = logging.getLogger(__name__)
 
@@ -82,16 +81,8 @@ def needed(store: Store, *, but: str | None = None) -> set[str]:
 
 def keeps_all(store: Store, name: str) -> bool:
     """Whether a sweep, as it was last run, says `keep: all`; one that cannot be read is taken to, and that is said."""
-    lines = store.sweep_text(name).splitlines()
-    said = {}
-    while lines and lines[-1].startswith(OVERRIDE):
-        key, _, value = lines.pop().removeprefix(OVERRIDE).partition("=")
-        said.setdefault(key.strip(), value)  # the last one counts
     try:
-        if "keep" in said:
-            return parse_value(said["keep"], f"--set keep of sweep {name}") == "all"
-        document = parse("\n".join(lines), f"sweeps/{name}/sweep.yaml").value
+        return read_sweep_text(store.sweep_text(name), name).get("keep") == "all"
     except BadInput as error:
         _log.warning("%s; the weights of the sweep stay", error)
         return True
-    return isinstance(document, dict) and document.get("keep") == "all"

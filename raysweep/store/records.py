@@ -63,10 +63,12 @@ def trial_header(
 ) -> dict[str, Any]:
     """What every record of a trial says, however far it is; `before` is the record that the attempt before left.
 
-    `attempts` and `preemptions` count over all runs, `of_run` in this one.
+    `attempts` and `preemptions` count over all runs, `of_run` in this one. What the trial was evaluated on before, it keeps.
     """
     counts = tally(before, run=run)
+    known = {name: before[name] for name in ("evaluations", "evaluated") if name in before}
     return {
+        **known,
         "point": dict(point),
         "model": model,
         "stages": list(stages),
@@ -128,15 +130,23 @@ def _mark(record: Mapping[str, Any]) -> tuple[Any, Any]:
 
 
 def done_trial(
-    header: Mapping[str, Any], *, metrics: Mapping[str, Any], reused: Sequence[str], evaluated: Sequence[str]
+    header: Mapping[str, Any],
+    *,
+    metrics: Mapping[str, Any],
+    reused: Sequence[str],
+    evaluations: Sequence[Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """The record of a finished trial; `evaluated` are the sets that were asked beyond its chain's own."""
+    """The record of a finished trial: `evaluations` are those that it is made of, each with its place in the chain.
+
+    `evaluated` are the sets beyond the chain's own among them.
+    """
     return {
         **header,
         "status": "done",
         "error": None,
         "reused": list(reused),
-        "evaluated": list(evaluated),
+        "evaluations": [dict(one) for one in evaluations],
+        "evaluated": sorted({one["set"] for one in evaluations if one["of"] is None}),
         "metrics": dict(metrics),
         "finished": provenance.timestamp(time.time()),
     }

@@ -1,10 +1,11 @@
 """Stages in a store: committed whole, verified before use, set aside when torn, freed of weights that nobody needs.
 
-    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  predictions.parquet  record.json
+    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  evals/  record.json
 
 A stage is written aside and renamed as a whole, its record last: where the record is, the stage is complete. Where
 there is no rename (a bucket), `weights/` holds a folder for each commit, and the record, written last, says which one
-counts.
+counts. What the stage was evaluated on is in `evals/`, a folder for each evaluation (see `evaluations`); those made by the
+training itself come with the stage. Earlier code put all answers into one `predictions.parquet` beside the record.
 """
 
 from __future__ import annotations
@@ -24,9 +25,10 @@ import pyarrow.parquet as pq
 from raysweep.errors import StoreError
 from raysweep.plan.plan import Node
 from raysweep.store.checksums import altered, digests
+from raysweep.store.evaluations import Evaluated, Evaluations, write_each
 from raysweep.store.files import Files
 
-__all__ = ["PREDICTIONS", "SCHEMA", "FinishedStage", "Stages"]
+__all__ = ["PREDICTIONS", "SCHEMA", "FinishedStage", "Stages", "rows_of"]
 
 SCHEMA = 1  # of the records; raised when a field changes its meaning
 
@@ -77,24 +79,25 @@ class FinishedStage:
 
     @property
     def evaluated(self) -> set[str]:
-        """The sets that were asked at its end beyond those of its chain."""
-        return evaluated_in(self.record)
+        """The sets beyond those of its chain that earlier code evaluated at its end, in rows without an id."""
+        return {row["set"] for row in rows_of(self.record) if row["of"] is None and "evaluation" not in row}
 
     def adds_to(self, other: FinishedStage) -> bool:
-        """Whether this has what another training of the same stage lacks: weights, or answers."""
+        """Whether this has what another training of the same stage lacks: weights, or answers without an id."""
         return (self.has_weights and not other.has_weights) or bool(self.evaluated - other.evaluated)
 
 
-def evaluated_in(record: Mapping[str, Any]) -> set[str]:
-    """The sets beyond its chain's own that a stage's record has answers of."""
-    return {row["set"] for row in record["metrics"]["evaluations"] if row["of"] is None}
+def rows_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The rows of what a stage was evaluated on at its end, as its record has them."""
+    return record.get("metrics", {}).get("evaluations", [])
 
 
 class Stages:
-    """The finished stages of one tree of files."""
+    """The finished stages of one tree of files, and the evaluations below them and below base models."""
 
     def __init__(self, files: Files) -> None:
         self.files = files
+        self.evaluations = Evaluations(files)
 
     def stage(self, node: Node) -> FinishedStage | None:
         """What the store holds of a stage, or None; a torn record is none, and is said."""
@@ -142,22 +145,10 @@ class Stages:
         """`curve` or `predictions` of a stage."""
         return self.files.read_table(f"stages/{folder}/{name}.parquet")
 
-    def add_answers(
-        self, stage: FinishedStage, evaluations: Sequence[Mapping[str, Any]], predictions: Sequence[Mapping[str, Any]]
-    ) -> FinishedStage:
-        """Add what a finished stage was asked later; the record, written last, makes it count."""
-        path = stage.path
-        held = self.files.read_table(f"{path}/predictions.parquet")
-        rows = [*(held.to_pylist() if held is not None else []), *predictions]
-        metrics = stage.record["metrics"]
-        record = {**stage.record, "metrics": {**metrics, "evaluations": [*metrics["evaluations"], *evaluations]}}
-        self.files.write_rows(f"{path}/predictions.parquet", rows, PREDICTIONS)
-        self.files.write_json(f"{path}/record.json", record)
-        return FinishedStage(stage.folder, record)
-
-    def stage_predictions(self, node: Node) -> pa.Table | None:
-        """What a finished stage answered when it was evaluated."""
-        return self.files.read_table(f"{_stage_path(node)}/predictions.parquet")
+    def former_predictions(self, stage: FinishedStage) -> list[dict[str, Any]]:
+        """What a stage answered when earlier code evaluated it, all sets in one table."""
+        table = self.files.read_table(f"{stage.path}/predictions.parquet")
+        return table.to_pylist() if table is not None else []
 
     @contextlib.contextmanager
     def aside(self) -> Iterator[Path]:
@@ -172,14 +163,18 @@ class Stages:
         record: Mapping[str, Any],
         *,
         curve: Sequence[Mapping[str, Any]],
-        predictions: Sequence[Mapping[str, Any]],
+        predictions: Sequence[Mapping[str, Any]] = (),
+        evaluations: Sequence[Evaluated] = (),
     ) -> FinishedStage:
         """Make `folder` (with `weights/`, or without) this stage's. What another committed first stays and is returned.
 
-        Only where this one has weights or answers that the first has not, it takes the first one's place.
+        Only where this one has weights that the first has not, it takes the first one's place. Evaluations that the first
+        lacks are added to it. `predictions` are answers as earlier code kept them.
         """
         _write_rows(folder / "curve.parquet", curve, None)
-        _write_rows(folder / "predictions.parquet", predictions, PREDICTIONS)
+        if predictions:
+            _write_rows(folder / "predictions.parquet", predictions, PREDICTIONS)
+        write_each(folder, evaluations)
         weights = "weights" if self.files.local else _gather(folder)
         files = {"weights": weights, "files": digests(folder, "weights")}
         full = {"id": node.id, "schema": SCHEMA, "config": node.config, **record, **files}
@@ -189,13 +184,23 @@ class Stages:
             first = self.stage(node)
             if first is None:
                 self.set_aside(_folder(node), "its record is torn or missing")
-            elif not finished.adds_to(first):
-                _log.info("stage %s was committed by another meanwhile; its bytes are used", node.id)
-                return first
             else:
-                self.files.put(folder, _stage_path(node), last="record.json")
-                break
+                self.evaluations.take_in(_stage_path(node), folder / "evals")
+                if not finished.adds_to(first):
+                    _log.info("stage %s was committed by another meanwhile; its bytes are used", node.id)
+                    return first
+                return self._replace(node, folder, finished, first)
         return finished
+
+    def _replace(self, node: Node, folder: Path, finished: FinishedStage, first: FinishedStage) -> FinishedStage:
+        """Put a stage in the place of its first commit, whose rows of evaluations stay in the record."""
+        shutil.rmtree(folder / "evals", ignore_errors=True)
+        own = rows_of(finished.record)
+        rows = [*own, *(row for row in rows_of(first.record) if row not in own)]
+        record = {**finished.record, "metrics": {**finished.record.get("metrics", {}), "evaluations": rows}}
+        Files(folder).write_json("record.json", record)
+        self.files.put(folder, _stage_path(node), last="record.json")
+        return FinishedStage(finished.folder, record)
 
     def weights(self, stage: FinishedStage, into: Path) -> Path | None:
         """A local folder with the verified weights of a finished stage; None where they were dropped, or are altered.

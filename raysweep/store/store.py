@@ -1,13 +1,15 @@
 """The store: finished stages and trial records, by id. It alone knows a path.
 
-    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  predictions.parquet  record.json
+    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  evals/  record.json
+    <store>/models/<slug>-<digest>/ evals/ (of a base model)
     <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
     <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
                                     status.json (the last sign of life of its run: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
-What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`). How
-stages are committed and kept is in `stages`.
+What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`), and
+which evaluations it is made of: its tables repeat them, for those who read many trials. How stages are committed and kept
+is in `stages`, how evaluations are in `evaluations`.
 """
 
 from __future__ import annotations
@@ -23,9 +25,10 @@ from raysweep.errors import BadInput
 from raysweep.plan.plan import Plan
 from raysweep.store.files import Files
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
+from raysweep.store.sweep_text import read_sweep_text
 from raysweep.sweep.spec import NAME_PATTERN
 
-__all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "FinishedStage", "Store"]
+__all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "UNKNOWN_LIMIT", "FinishedStage", "Store", "earlier_limit"]
 
 EVALS = pa.schema(
     [
@@ -37,8 +40,11 @@ EVALS = pa.schema(
         ("accuracy", pa.float64()),
         ("n", pa.int32()),
         ("proven", pa.int32()),
+        ("evaluation", pa.string()),
+        ("max_new_tokens", pa.int32()),
     ]
 )
+UNKNOWN_LIMIT = "unknown"  # of a sweep that earlier code ran: its file cannot be read any more
 
 
 class Store(Stages):
@@ -92,11 +98,13 @@ class Store(Stages):
 
     def done(self, trials: Iterable[str]) -> set[str]:
         """Those of these trials whose record says done."""
+        return set(self.finished(trials))
+
+    def finished(self, trials: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """The records of those of these trials whose record says done."""
         there = sorted(set(self.files.names("trials")).intersection(trials))
-        records = self.files.read_each(there, self.trial)
-        return {
-            trial for trial, record in zip(there, records, strict=True) if record and record.get("status") == "done"
-        }
+        records = zip(there, self.files.read_each(there, self.trial), strict=True)
+        return {trial: record for trial, record in records if record and record.get("status") == "done"}
 
     def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
         """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""
@@ -162,11 +170,20 @@ class Store(Stages):
                     "stages": list(plan.trials[point.trial].stages),
                 }
                 points[_key(row)] = row
-        self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
+        earlier = earlier_limit(known, self.sweep_text(name)) if known else None
         self.files.write_json(
             f"sweeps/{name}/plan.json",
-            {"name": name, "schema": SCHEMA, "settings": digest, "model": model, "points": list(points.values())},
+            {
+                "name": name,
+                "schema": SCHEMA,
+                "settings": digest,
+                "model": model,
+                "points": list(points.values()),
+                "evaluations": True,  # from here on, evaluations have ids
+                "earlier": earlier,
+            },
         )
+        self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
 
     def pins(self, name: str) -> dict[str, str]:
         """The hub commits that a sweep was first planned with, by repository."""
@@ -177,6 +194,22 @@ class Store(Stages):
         known = self.pins(name)
         if new := {key: commit for key, commit in commits.items() if key not in known}:
             self.files.write_json(f"sweeps/{name}/pins.json", {**new, **known})
+
+
+def earlier_limit(plan: Mapping[str, Any], text: str) -> dict[str, Any] | None:
+    """The stages that a sweep named when earlier code ran it, and the token limit that its file gave (None: none).
+
+    Noted in the plan at the sweep's first run by code that gives evaluations ids; before, its file says it. A sweep that
+    was never run by earlier code has none.
+    """
+    if plan.get("evaluations"):
+        return plan.get("earlier")
+    stages = sorted({stage for point in plan["points"] for stage in point["stages"]})
+    try:
+        evaluate = read_sweep_text(text, plan["name"]).get("evaluate")
+    except BadInput:
+        return {"stages": stages, "max_new_tokens": UNKNOWN_LIMIT}
+    return {"stages": stages, "max_new_tokens": evaluate.get("max_new_tokens") if isinstance(evaluate, dict) else None}
 
 
 def _key(point: Mapping[str, Any]) -> str:

@@ -18,7 +18,8 @@ from raysweep.sweep.yaml import Document, KeyPath, parse, parse_value
 __all__ = ["Places", "load", "nearest"]
 
 _STOP = "epochs, memorized, paper, or {loss: 1.0e-4, hits: 10}"
-_EXPECTED = {"stop": _STOP, "betas": "two numbers from 0 to below 1, such as [0.9, 0.95]"}
+_MATRIX = "all, last, or {every: 2} (stages)"
+_EXPECTED = {"stop": _STOP, "matrix": _MATRIX, "betas": "two numbers from 0 to below 1, such as [0.9, 0.95]"}
 
 
 class Places:

@@ -86,7 +86,8 @@ class Grid:
             raise BadInput(
                 f"{self._places.of(('grid', 'd_a'))}: grid: a point without any stage; name a set in d_a or d_b"
             )
-        return TrialSpec(point=dict(point), model=same.settings.model, stages=stages)
+        strip = same.settings.prompt.strip
+        return TrialSpec(point=dict(point), model=same.settings.model, stages=stages, strip=strip)
 
     def scorer(self, name: str) -> str | None:
         """The scorer of a set, None where its answers are not scored."""
@@ -110,7 +111,6 @@ class Grid:
             selection=selection,
             mixing=self._mixing(letter, selection, mixer, draw, ratio, seed, settings),
             training=_training(settings, letter, d_a),
-            strip=settings.prompt.strip,
             seed=seed,
         )
 

@@ -9,9 +9,10 @@ from raysweep.sweep.catalog import DATASETS, ID, NONE
 from raysweep.sweep.file import Places
 from raysweep.sweep.spec import OwnSet, Sweep
 
-__all__ = ["FAMILIAR", "SetKind", "kinds_of"]
+__all__ = ["FAMILIAR", "FAMILIAR_TOKENS", "SetKind", "kinds_of"]
 
 FAMILIAR = "familiar/"  # before a set's name: what the base model knows of it, as an evaluation set
+FAMILIAR_TOKENS = 20  # an answer's most, where a model is asked few-shot what it knows
 
 
 @dataclass(frozen=True, slots=True)

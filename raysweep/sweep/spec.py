@@ -227,10 +227,23 @@ class Every(Strict):
         return self
 
 
+class EveryStages(Strict):
+    """After every so many stages, and after the last one."""
+
+    every: Count
+
+
 class Evaluate(Strict):
-    """What is evaluated beyond D_A after each stage and each scored set after its own. A list is short for `sets`."""
+    """What is evaluated beyond D_A after each stage and each scored set after its own. A list is short for `sets`.
+
+    `after` says when further sets are evaluated: after the last stage, or on the base model and after every stage.
+    `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
+    then `last`.
+    """
 
     sets: tuple[str, ...] = ()
+    after: Literal["last", "every"] = "last"
+    matrix: Literal["all", "last"] | EveryStages | None = None
     every: Every = Every(epochs=1)
     max_new_tokens: Count | None = None
 

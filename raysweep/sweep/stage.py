@@ -89,20 +89,28 @@ class Training:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One training: a letter (`a` is D_A's), examples, mixing data or None, settings, seed."""
+    """One training: a letter (`a` is D_A's), examples, mixing data or None, settings, seed.
+
+    Training strips prompts always; `strip` stands in the payload of every id, and is `both` since evaluations have ids
+    of their own.
+    """
 
     letter: str
     selection: Selection
     mixing: Mixing | None
     training: Training
-    strip: Literal["both", "train_only"]
+    strip: Literal["both", "train_only"] = "both"
     seed: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrialSpec:
-    """One point of a grid, resolved: the model and its chain of stages, and the axis values as declared."""
+    """One point of a grid, resolved: the model and its chain of stages, and the axis values as declared.
+
+    `strip` says whether evaluations strip prompts too, as training does.
+    """
 
     point: dict[str, Any]
     model: Model
     stages: tuple[Stage, ...]
+    strip: Literal["both", "train_only"] = "both"

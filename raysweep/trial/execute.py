@@ -6,10 +6,11 @@ store. Nothing here knows Ray: `report` is how the outside hears of progress, an
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,23 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
+from raysweep.plan.evaluation import Evaluation, label_of
 from raysweep.plan.plan import Node
 from raysweep.store import records
+from raysweep.store.answered import Answered
+from raysweep.store.evaluations import Evaluated, home_of_model, home_of_stage
 from raysweep.store.store import FinishedStage, Store
 from raysweep.sweep.spec import Evaluate, Model, OwnSet, Runtime, Text
-from raysweep.trial.evaluation import Answered, Asked, ask, label, to_ask
+from raysweep.trial.answers import (
+    PLACE,
+    Asked,
+    evaluate,
+    formerly,
+    kept_from_before,
+    prepared,
+    trial_predictions,
+    trial_row,
+)
 from raysweep.trial.in_flight import in_flight
 from raysweep.trial.inputs import Inputs, StageData, workbench
 from raysweep.trial.loggers import LoggedTrial, Loggers
@@ -33,6 +46,9 @@ from raysweep.trial.measures import of_trial
 __all__ = ["Job", "Report", "execute"]
 
 Report = Callable[[Mapping[str, Any]], None]
+
+_AGAIN = "stage %s is trained again: it was not evaluated on %s in this way yet, and its weights were not kept"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +65,8 @@ class Job:
     sets: Mapping[str, OwnSet] = field(default_factory=dict)
     text: Text | None = None
     pins: Mapping[str, str] = field(default_factory=dict)  # hub commits of what is named without one
+    evaluations: tuple[Evaluation, ...] = ()
+    besides: tuple[Evaluation, ...] = ()  # what other trials of the plan evaluate of the same stages
     evaluate: Evaluate = Evaluate()
     runtime: Runtime = Runtime()
     run: str = ""  # the run of the sweep that asks for it: attempts of one run are counted together
@@ -78,16 +96,23 @@ def execute(job: Job, *, report: Report) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class _Done:
-    """A stage of this trial that is finished: its record, whether it was there already, and what it answered."""
+    """A stage of this trial that is finished: its record, whether it was there already, and what it answered by id.
+
+    What the store held is with rank 0 alone.
+    """
 
     stage: FinishedStage
     reused: bool
-    predictions: list[dict[str, Any]]
+    made: Mapping[str, Evaluated]
 
 
-_Found = tuple[
-    FinishedStage | None, Path | None
-]  # a finished stage that is used, and its weights where they are needed
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What the store holds of a stage: the stage if it is used, its weights if needed, and the evaluations it lacks."""
+
+    stage: FinishedStage | None
+    weights: Path | None
+    lacking: tuple[Evaluation, ...]
 
 
 class _Trial:
@@ -131,16 +156,15 @@ class _Trial:
         )
         self._inputs: Inputs = bench.inputs
         weights = bench.base
+        base = self._evaluate_base(bench.base)
         done: list[_Done] = []
         stages = self._found()
         self._prepare(stages)
-        for index, (found, there) in enumerate(stages):
-            if found and there and self._is_last(index):
-                done.append(self._ask_more(index, self._reuse(index, found), there))
-            else:
-                done.append(self._reuse(index, found) if found else self._make(index, weights, done))
+        for index, found in enumerate(stages):
+            done.append(self._reuse(index, found) if found.stage else self._make(index, weights, found.lacking, done))
+            there = found.weights
             weights = there or weights
-        return self._finish(done)
+        return self._finish(base, done)
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Record an error, and what is known of it."""
@@ -154,32 +178,70 @@ class _Trial:
     def _found(self) -> list[_Found]:
         """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
         found = self._ranks.first(self._look_up)
-        return [(stage, self._brought(stage, weights)) if weights else (stage, None) for stage, weights in found]
+        return [replace(one, weights=self._brought(one.stage, one.weights)) if one.weights else one for one in found]
 
     def _look_up(self) -> list[_Found]:
         """From the end: a stage is started from its weights, unless the stage after it is there already.
 
-        The last stage needs its weights where a set is asked for that it was not asked, or where they are to be kept; without
+        A stage needs its weights too where it lacks an evaluation, and the last one where they are to be kept; without
         them it is made again.
         """
-        found: list[_Found] = []
+        answered, found = Answered(self._store), []
+        self._held: dict[int, dict[str, Evaluated]] = {}
         for index in reversed(range(len(self._job.chain))):
-            stage = self._store.stage(self._job.chain[index])
-            weights = None
-            needed = not self._is_complete(stage) if self._is_last(index) else found[0][0] is None
-            if stage and needed:
-                weights = self._store.weights(stage, _scratch())
-                stage = stage if weights else None
-            found.insert(0, (stage, weights))
+            next_is_made = not self._is_last(index) and found[0].stage is None
+            found.insert(0, self._look_up_stage(index, answered, next_is_made=next_is_made))
         return found
 
-    def _is_complete(self, stage: FinishedStage | None) -> bool:
-        """Whether a last stage was asked everything, and has its weights where they are to be kept."""
-        return (
-            stage is not None
-            and stage.evaluated.issuperset(self._job.evaluate.sets)
-            and (stage.has_weights or stage.id not in self._job.kept)
-        )
+    def _look_up_stage(self, index: int, answered: Answered, *, next_is_made: bool) -> _Found:
+        node = self._job.chain[index]
+        planned = self._planned(index + 1)
+        stage = self._store.stage(node)
+        held = self._held_of(stage, planned, answered) if stage else {}
+        asked = [one for one in planned if one.id not in held]
+        needed = asked if answered.lacking(asked) else []
+        unkept = stage is not None and self._is_last(index) and node.id in self._job.kept and not stage.has_weights
+        weights = None
+        if stage and (needed or next_is_made or unkept):
+            weights = self._store.weights(stage, _scratch())
+            if weights is None:
+                if needed and not next_is_made:
+                    _log.warning(_AGAIN, stage.folder, ", ".join(sorted({one.label for one in needed})))
+                held = held if self._store.stage(node) else {}  # else it was altered, and set aside with all it had
+                stage = None
+        self._held[index] = held
+        lacking = (asked if weights else ()) if stage else self._all_planned(index)
+        return _Found(stage, weights, tuple(one for one in lacking if one.id not in held))
+
+    def _planned(self, after: int) -> list[Evaluation]:
+        """What this trial evaluates after a stage, counted from 1; 0 is the base model."""
+        return [one for one in self._job.evaluations if one.after == after]
+
+    def _all_planned(self, index: int) -> list[Evaluation]:
+        """The same, and what other trials of the plan evaluate of this stage: its weights may be gone when they come."""
+        others = [one for one in self._job.besides if one.stage == self._job.chain[index].id]
+        return [*self._planned(index + 1), *others]
+
+    def _held_of(self, stage: FinishedStage, planned: Sequence[Evaluation], answered: Answered) -> dict[str, Evaluated]:
+        """Those of these evaluations of a stage that the store holds, with their answers."""
+        held = self._store.evaluations.made(home_of_stage(stage.folder), [one.id for one in planned])
+        former = {one.id: answered.former_row(stage.record, one) for one in planned if one.id not in held}
+        if any(former.values()):
+            rows = self._store.former_predictions(stage)
+            held |= {one: formerly(one, row, rows) for one, row in former.items() if row}
+        return held
+
+    def _evaluate_base(self, base: Path) -> dict[str, Evaluated]:
+        """What the base model answers, where the trial evaluates it: from the store, or asked now."""
+        planned = self._planned(0)
+        if not planned:
+            return {}
+        home = home_of_model(planned[0])
+        held = self._store.evaluations.made(home, [one.id for one in planned]) if self._ranks.rank == 0 else {}
+        lacking = self._ranks.broadcast([one for one in planned if one.id not in held])
+        made = self._evaluate_more(base, -1, lacking)
+        self._ranks.first(lambda: self._store.evaluations.add(home, made.values()))
+        return {**held, **made}
 
     def _weights(self, stage: FinishedStage) -> Path:
         return self._brought(stage, self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
@@ -195,63 +257,72 @@ class _Trial:
             raise RuntimeError(f"stage {stage.id} was altered while it was in use")
         return weights
 
-    def _reuse(self, index: int, found: FinishedStage) -> _Done:
-        node = self._job.chain[index]
+    def _reuse(self, index: int, found: _Found) -> _Done:
+        """Use a finished stage; what it was not evaluated on yet, it is now, where its weights are here."""
+        node, stage = self._job.chain[index], found.stage
         now = self._inputs.stage(self._job.chain, index).described()
-        for part, recorded in found.record["data"].items():
+        for part, recorded in stage.record["data"].items():
             if recorded and recorded["digest"] != now[part]["digest"]:
                 raise TrialFailed(
                     f"stage {node.slug}-{node.id} was trained on other examples ({part}, digest {recorded['digest'][:12]}) "
                     f"than its sources give now ({now[part]['digest'][:12]}); bring the data back as it was, or use another store"
                 )
-        table = self._store.stage_predictions(node)
-        return _Done(found, True, table.to_pylist() if table is not None else [])
+        self._close()  # what is trained next goes on from this stage, not from one trained here before it
+        made = self._evaluate_more(found.weights, index, found.lacking) if found.weights else {}
+        self._ranks.first(lambda: self._store.evaluations.add(home_of_stage(stage.folder), made.values()))
+        return _Done(stage, True, {**self._held_at(index), **made})
 
-    def _ask_more(self, index: int, done: _Done, weights: Path) -> _Done:
-        """Ask a stage whose weights are kept what it was not asked yet."""
+    def _evaluate_more(self, weights: Path, index: int, lacking: Sequence[Evaluation]) -> dict[str, Evaluated]:
+        """Evaluate a model that is not being trained: a stage's, or the base model (index -1)."""
+        if not lacking:
+            return {}
         job = self._job
-        asked = [one for one in self._asked_after(index) if one.of is None and one.label not in done.stage.evaluated]
+        asked = prepared(lacking, self._inputs)
         with Engine(
             weights,
-            training=job.chain[index].stage.training,
+            training=job.chain[max(index, 0)].stage.training,
             total_steps=1,
             runtime=job.runtime,
             for_training=False,
             trust_remote_code=job.model.trust_remote_code,
         ) as engine:
-            answered = [self._ask(engine, index, one) for one in asked]
-        predictions = [row for one in answered for row in one.predictions]
-        evaluations = [one.evaluation for one in answered]
-        stage = self._ranks.first(lambda: self._store.add_answers(done.stage, evaluations, predictions))
-        return _Done(stage, True, [*done.predictions, *predictions])
+            return self._evaluate(engine, index, asked)
+
+    def _evaluate(self, engine: Engine, index: int, asked: Sequence[Asked]) -> dict[str, Evaluated]:
+        made = {}
+        for one in asked:
+            self._say({"event": "evaluate", **self._where(index), "set": one.evaluation.label})
+            made[one.evaluation.id] = evaluate(engine, one, self._inputs.tokenizer)
+        return made
+
+    def _held_at(self, index: int) -> dict[str, Evaluated]:
+        return self._held[index] if self._ranks.rank == 0 else {}
 
     # ---- training
 
     def _prepare(self, stages: Sequence[_Found]) -> None:
-        """All that is to be trained on and asked, before an engine is open: what the base model knows takes one of its own."""
-        for index, (found, _) in enumerate(stages):
-            if found is None:
+        """All that is to be trained and evaluated on, before an engine is open: what the base model knows takes one of its own."""
+        for index, found in enumerate(stages):
+            if found.stage is None:
                 self._inputs.stage(self._job.chain, index)
-                self._asked_after(index)
+                prepared(found.lacking, self._inputs)
 
-    def _asked_after(self, index: int) -> list[Asked]:
-        return to_ask(self._job.chain, index, self._inputs, evaluate=self._job.evaluate, sets=self._job.sets)
-
-    def _make(self, index: int, start: Path, before: Sequence[_Done]) -> _Done:
+    def _make(self, index: int, start: Path, lacking: Sequence[Evaluation], before: Sequence[_Done]) -> _Done:
         """Train a stage in the weights of the one before it, or from the folder `start` where none was trained here."""
         job = self._job
         node = job.chain[index]
         data = self._inputs.stage(job.chain, index)
-        asked = self._asked_after(index)
+        asked = prepared(lacking, self._inputs)
         began = time.time()
         with in_flight(self._store, node, self._ranks) as checkpoints:
             engine = self._engine = self._opened(start, index, data, before)
             outcome = self._train(engine, index, data, checkpoints)
             engine.release()
             with engine.whole():
-                answered = [self._ask(engine, index, one) for one in asked]
-            done = self._commit(engine, index, outcome, data, answered, began)
-        accuracies = {one.evaluation["set"]: one.evaluation["accuracy"] for one in answered}
+                made = self._evaluate(engine, index, asked)
+            done = self._commit(engine, index, outcome, data, made, began)
+        own = {one.id for one in self._planned(index + 1)}
+        accuracies = {one.row["set"]: one.row["accuracy"] for name, one in made.items() if name in own}
         scored = {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
         facts = {"peak_memory": outcome.peak_memory, "evaluations": scored}
         self._say({"event": "committed", "committed": node.id, **self._where(index), **facts})
@@ -299,46 +370,40 @@ class _Trial:
         first = self._job.chain[0].stage
         return {first.letter: self._inputs.questions(first)} if index > 0 else {}
 
-    def _ask(self, engine: Engine, index: int, asked: Asked) -> Answered:
-        self._say({"event": "evaluate", **self._where(index), "set": asked.label})
-        return ask(engine, asked, self._inputs.tokenizer, stage=index + 1)
-
     def _commit(
-        self, engine: Engine, index: int, outcome: StageOutcome, data: StageData, answered: list[Answered], began: float
+        self,
+        engine: Engine,
+        index: int,
+        outcome: StageOutcome,
+        data: StageData,
+        made: Mapping[str, Evaluated],
+        began: float,
     ) -> _Done:
-        """Write the stage; on return it is in the store for every rank."""
+        """Write the stage with its evaluations; on return it is in the store for every rank."""
         node = self._job.chain[index]
-        answered = [*answered, *self._answered_before(node, answered)]
-        predictions = [row for one in answered for row in one.predictions]
-        record = records.finished_stage(
-            slug=node.slug,
-            letter=node.stage.letter,
-            outcome=asdict(outcome),
-            evaluations=[one.evaluation for one in answered],
-            data=data.described(),
-            engine=engine.facts(),
-            began=began,
-        )
+        whole = {**self._held_at(index), **made}
+
+        def commit() -> FinishedStage:
+            record = records.finished_stage(
+                slug=node.slug,
+                letter=node.stage.letter,
+                outcome=asdict(outcome),
+                evaluations=self._rows(index + 1, whole),
+                data=data.described(),
+                engine=engine.facts(),
+                began=began,
+            )
+            return self._store.commit_stage(node, folder, record, curve=outcome.curve, evaluations=list(made.values()))
+
         with self._store.aside() as folder:
             if not self._is_last(index) or node.id in self._job.kept:
                 engine.save(folder / "weights")
-            finished: FinishedStage = self._ranks.first(
-                lambda: self._store.commit_stage(node, folder, record, curve=outcome.curve, predictions=predictions)
-            )
-        return _Done(finished, False, predictions)
+            finished = self._ranks.first(commit)
+        return _Done(finished, False, whole)
 
-    def _answered_before(self, node: Node, answered: list[Answered]) -> list[Answered]:
-        """What an earlier training of the same stage was asked beyond its chain, and this one was not."""
-        held = self._store.stage(node) if self._ranks.rank == 0 else None
-        if held is None:
-            return []
-        table = self._store.stage_predictions(node)
-        rows = table.to_pylist() if table is not None else []
-        now = {one.evaluation["set"] for one in answered}
-        before = [one for one in held.record["metrics"]["evaluations"] if one["of"] is None and one["set"] not in now]
-        return [
-            Answered(one, [row for row in rows if row["of"] is None and row["set"] == one["set"]]) for one in before
-        ]
+    def _rows(self, after: int, made: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
+        """The rows of what this trial evaluates after a stage, in the order of its plan."""
+        return [trial_row(one, made[one.id]) for one in self._planned(after) if one.id in made]
 
     # ---- what is said and written
 
@@ -352,8 +417,8 @@ class _Trial:
         self._report(event)
 
     def _where(self, index: int) -> dict[str, Any]:
-        stage = self._job.chain[index].stage
-        return {"stage": index + 1, "stages": len(self._job.chain), "letter": stage.letter, "set": label(stage)}
+        stage = self._job.chain[max(index, 0)].stage
+        return {"stage": index + 1, "stages": len(self._job.chain), "letter": stage.letter, "set": label_of(stage)}
 
     def _is_last(self, index: int) -> bool:
         return index == len(self._job.chain) - 1
@@ -384,21 +449,39 @@ class _Trial:
             self._store.write_trial(self._job.trial, record)
         return record
 
-    def _finish(self, done: Sequence[_Done]) -> dict[str, Any]:
+    def _finish(self, base: Mapping[str, Evaluated], done: Sequence[_Done]) -> dict[str, Any]:
+        record = self._ranks.broadcast(self._commit_trial(base, done) if self._ranks.rank == 0 else None)
+        self._ranks.barrier()
+        return record
+
+    def _commit_trial(self, base: Mapping[str, Evaluated], done: Sequence[_Done]) -> dict[str, Any]:
+        """Write the finished trial; what it was evaluated on before, and is not asked for now, it keeps."""
+        rows: list[dict[str, Any]] = []
+        predictions: list[Mapping[str, Any]] = []
+        for after, made in enumerate([base, *(one.made for one in done)]):
+            rows += self._rows(after, made)
+            predictions += [
+                row for one in self._planned(after) if one.id in made for row in trial_predictions(one, made[one.id])
+            ]
+        kept = kept_from_before(
+            self._store.trial_table(self._job.trial, "evals"),
+            self._store.trial_table(self._job.trial, "predictions"),
+            rows,
+            named=self._header.get("evaluations"),
+            further=self._header.get("evaluated", ()),
+        )
+        rows, predictions = [*rows, *kept[0]], [*predictions, *kept[1]]
         record = records.done_trial(
             self._header,
             metrics=of_trial(
                 [(one.stage, one.reused) for one in done],
+                rows,
                 letters=[node.stage.letter for node in self._job.chain],
             ),
             reused=[one.stage.id for one in done if one.reused],
-            evaluated=sorted(done[-1].stage.evaluated),
+            evaluations=[{"id": row["evaluation"], **{name: row[name] for name in PLACE}} for row in rows],
         )
-        if self._ranks.rank == 0:
-            evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
-            predictions = [row for one in done for row in one.predictions]
-            self._store.commit_trial(self._job.trial, record, evals=evals, predictions=predictions)
-        self._ranks.barrier()
+        self._store.commit_trial(self._job.trial, record, evals=rows, predictions=predictions)
         return record
 
 

@@ -28,12 +28,13 @@ from raysweep.plan.identity import digest
 from raysweep.plan.plan import familiarity_id
 from raysweep.store.store import Store
 from raysweep.sweep.catalog import ANSWER_IS, DATASETS
+from raysweep.sweep.sets import FAMILIAR_TOKENS
 from raysweep.sweep.spec import Model, Runtime
 from raysweep.sweep.stage import Stage
 
 __all__ = ["Familiarity", "FewShot", "MAX_NEW_TOKENS", "RECIPE", "SHOTS", "bare", "few_shot"]
 
-MAX_NEW_TOKENS = 20
+MAX_NEW_TOKENS = FAMILIAR_TOKENS
 
 _log = logging.getLogger(__name__)
 RECIPE = 1  # goes up when the same model and set would be asked otherwise

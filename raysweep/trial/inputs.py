@@ -19,9 +19,9 @@ from raysweep.data.mixing import Facts, cut_as_released, draw
 from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import TrialFailed
 from raysweep.learn.model import load_tokenizer, prepare
+from raysweep.plan.evaluation import Evaluation
 from raysweep.plan.plan import Node
 from raysweep.store.store import Store
-from raysweep.sweep.sets import FAMILIAR
 from raysweep.sweep.spec import Model, OwnSet, Runtime, Text
 from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage
 from raysweep.trial.familiarity import Familiarity
@@ -93,39 +93,38 @@ class Inputs:
         return self._once(key, lambda: self._stage(stages))
 
     def questions(self, stage: Stage) -> tuple[Question, ...]:
-        """A stage's own examples, as they are asked."""
-        key = ("questions", _selects(stage), stage.strip)
-        return self._once(key, lambda: self._questions(self.own(stage).examples, stage))
+        """A stage's own examples, as they are asked along its training: in the form that is trained."""
+        key = ("questions", _selects(stage))
+        return self._once(key, lambda: self._questions(self.own(stage).examples, strip=True))
 
     def own(self, stage: Stage) -> Selected:
         """A stage's own examples, D or D_A itself."""
         key = ("own", _selects(stage))
         return self._once(key, lambda: self._take(stage.selection, stage))
 
-    def extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
-        """An evaluation set beyond the chain's own, and how it is asked.
+    def asked(self, evaluation: Evaluation) -> tuple[Selected, tuple[Question, ...]]:
+        """The examples of an evaluation, and how they are asked.
 
-        `familiar/popqa` is what the base model knows of popqa, asked few-shot; `popqa` is a selection like D_A's, asked
-        as in training. The first `examples` of them, or as many as there are.
+        A stage's own set is the examples that it took. A further set is asked for as many, or as many as there are:
+        `familiar/popqa` is what the base model knows of popqa, asked few-shot; `popqa` is a selection like D_A's.
         """
-        key = ("extra", name, _selects(stage), stage.strip)
-        return self._once(key, lambda: self._extra(name, stage))
+        name, by = evaluation.selection.set, evaluation.chosen_by
+        self._check(name, self._source(name), evaluation.config["examples"]["source"])
+        key = ("asked", evaluation.label, evaluation.of is None, _selects(by), evaluation.strip, evaluation.few_shot)
+        return self._once(key, lambda: self._asked(evaluation))
 
-    def _extra(self, name: str, stage: Stage) -> tuple[tuple[Example, ...], tuple[Question, ...]]:
-        source = self._source(name.removeprefix(FAMILIAR))
-        found = candidates(source, data_seed=stage.selection.data_seed)
-        familiarity = "familiar" if name.startswith(FAMILIAR) else "all"
-        selection = Selection(
-            set=source.name,
-            examples=stage.selection.examples,
-            data_seed=stage.selection.data_seed,
-            familiarity=familiarity,
-        )
-        taken = take_up_to(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
-        if familiarity == "all":
-            return taken.examples, self._questions(taken.examples, stage)
-        questions = self._familiarity.questions(source, taken.examples, data_seed=selection.data_seed)
-        return taken.examples, questions
+    def _asked(self, evaluation: Evaluation) -> tuple[Selected, tuple[Question, ...]]:
+        own = evaluation.of is not None
+        taken = self.own(evaluation.chosen_by) if own else self._further(evaluation.selection, evaluation.chosen_by)
+        if not evaluation.few_shot:
+            return taken, self._questions(taken.examples, strip=evaluation.strip == "both")
+        source, seed = self._source(evaluation.selection.set), evaluation.selection.data_seed
+        return taken, self._familiarity.questions(source, taken.examples, data_seed=seed)
+
+    def _further(self, selection: Selection, stage: Stage) -> Selected:
+        source = self._source(selection.set)
+        found = candidates(source, data_seed=selection.data_seed)
+        return take_up_to(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
 
     def _asker(self, source: Source, stage: Stage) -> Callable[[list[Example]], list[bool]]:
         return lambda examples: self._familiarity.unfamiliar(source, examples, stage=stage, runtime=self._runtime)
@@ -180,8 +179,8 @@ class Inputs:
     def _encode(self, examples: Sequence[Example]) -> tuple[Encoded, ...]:
         return tuple(encode(example, self.tokenizer, strip=True) for example in examples)
 
-    def _questions(self, examples: Sequence[Example], stage: Stage) -> tuple[Question, ...]:
-        return tuple(question(example, self.tokenizer, strip=stage.strip == "both") for example in examples)
+    def _questions(self, examples: Sequence[Example], *, strip: bool) -> tuple[Question, ...]:
+        return tuple(question(example, self.tokenizer, strip=strip) for example in examples)
 
     def _check_sources(self, node: Node) -> None:
         """A source that changed since the plan was made would train something else under this stage's name."""

@@ -1,4 +1,4 @@
-"""The numbers of a trial, from the records of its stages: DESIGN's columns, named once, here."""
+"""The numbers of a trial, from its evaluations and the records of its stages: DESIGN's columns, named once, here."""
 
 from __future__ import annotations
 
@@ -10,31 +10,46 @@ from raysweep.store.store import FinishedStage
 __all__ = ["of_trial"]
 
 _OF_STAGE = ("steps", "epochs", "loss", "seconds", "tokens")
+EvalRow = Mapping[str, Any]
 
 
-def of_trial(stages: Sequence[tuple[FinishedStage, bool]], *, letters: Sequence[str]) -> dict[str, Any]:
-    """Columns of a trial whose stages are done; each stage comes with its letter, and whether it was reused.
+def of_trial(
+    stages: Sequence[tuple[FinishedStage, bool]], rows: Sequence[EvalRow], *, letters: Sequence[str]
+) -> dict[str, Any]:
+    """Columns of a trial whose stages are done; each stage comes with whether it was reused, `rows` are the evaluations.
 
     `accuracy_a1` is θ_A on D_A, `retention` θ_last on D_A, `forgetting` their difference in points, `accuracy_<letter>`
     a later stage's model on its own set. All accuracies in [0, 100]; None where there is nothing to score.
     """
-    accuracies = [_accuracies(stage.record) for stage, _ in stages]
+    own = {(row["stage"], row["of"]): row["accuracy"] for row in rows if row["of"]}
     metrics: dict[str, Any] = {}
     if letters[0] == "a":
-        metrics |= _of_memory([found.get("a") for found in accuracies])
-    for letter, found in zip(letters, accuracies, strict=True):
+        metrics |= _of_memory([own.get((position, "a")) for position in range(1, len(letters) + 1)])
+    for position, letter in enumerate(letters, start=1):
         if letter != "a":
-            metrics[f"accuracy_{letter}"] = found.get(letter)
-    for position, (stage, reused) in enumerate(stages, start=1):
-        metrics |= _of_stage(stage.record, position, reused)
-    return metrics | _beyond(stages[-1][0].record)
+            metrics[f"accuracy_{letter}"] = own.get((position, letter))
+    for position, ((stage, reused), letter) in enumerate(zip(stages, letters, strict=True), start=1):
+        metrics |= _of_stage(stage.record, position, reused, own.get((position, letter)))
+    return metrics | _beyond(rows, last=len(letters))
 
 
-def _beyond(record: Mapping[str, Any]) -> dict[str, float | None]:
-    """Sets beyond the chain's own: `familiar/popqa` is the column familiar_popqa, `popqa` is asked_popqa."""
-    rows = [row for row in record["metrics"]["evaluations"] if row["of"] is None]
-    names = [row["set"].replace("/", "_") if "/" in row["set"] else f"asked_{row['set']}" for row in rows]
-    return {name: row["accuracy"] for name, row in zip(names, rows, strict=True)}
+def _beyond(rows: Sequence[EvalRow], *, last: int) -> dict[str, float | None]:
+    """Sets beyond the chain's own: `familiar/popqa` is the column familiar_popqa, `popqa` is asked_popqa.
+
+    That is the last model's. Where they are evaluated after every stage, familiar_popqa_1 is θ_A's, and familiar_popqa_0
+    the base model's.
+    """
+    further = [(_column(row["set"]), row) for row in rows if row["of"] is None]
+    every = {f"{name}_{row['stage']}": row["accuracy"] for name, row in further if _is_on_base(rows)}
+    return every | {name: row["accuracy"] for name, row in further if row["stage"] == last}
+
+
+def _is_on_base(rows: Sequence[EvalRow]) -> bool:
+    return any(row["stage"] == 0 for row in rows)
+
+
+def _column(name: str) -> str:
+    return name.replace("/", "_") if "/" in name else f"asked_{name}"
 
 
 def _of_memory(on_d_a: list[float | None]) -> dict[str, float | None]:
@@ -45,13 +60,14 @@ def _of_memory(on_d_a: list[float | None]) -> dict[str, float | None]:
     return {"accuracy_a1": first, "retention": last, "forgetting": lost, **after}
 
 
-def _of_stage(record: Mapping[str, Any], position: int, reused: bool) -> dict[str, Any]:
+def _of_stage(record: Mapping[str, Any], position: int, reused: bool, accuracy: float | None) -> dict[str, Any]:
+    """A stage's own numbers; whether it memorized its set is as this trial evaluates it."""
     own = {f"{name}_{position}": record["metrics"].get(name) for name in _OF_STAGE}
     return {
         **own,
         f"restated_{position}": _restated(record),
         f"stopped_by_{position}": record["stopped_by"],
-        f"memorized_{position}": record["memorized"],
+        f"memorized_{position}": record["memorized"] if accuracy is None else accuracy >= 100.0,
         f"reused_{position}": reused,
     }
 
@@ -60,7 +76,3 @@ def _restated(record: Mapping[str, Any]) -> int | None:
     """How many of a stage's examples say a fact of D_A again; None where nothing could, or nobody counted."""
     counted = [part.get("restated") for part in record["data"].values() if part]
     return sum(filter(None, counted)) if any(count is not None for count in counted) else None
-
-
-def _accuracies(record: Mapping[str, Any]) -> dict[str, float]:
-    return {row["of"]: row["accuracy"] for row in record["metrics"]["evaluations"] if row["of"]}

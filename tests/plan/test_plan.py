@@ -81,11 +81,23 @@ def test_where_and_how_do_not_change_an_id(change: Mapping[str, Any]) -> None:
         {"examples": 11},
         {"data_seed": 1},
         {"model": "smollm2-135m"},
-        {"prompt": {"strip": "train_only"}},
     ],
 )
 def test_what_is_computed_changes_every_id(change: Mapping[str, Any]) -> None:
     assert not set(planned(change).stages).intersection(planned().stages)
+
+
+@pytest.mark.parametrize("change", [{"prompt": {"strip": "train_only"}}, {"evaluate": {"max_new_tokens": 1}}])
+def test_a_way_of_evaluating_changes_trials_and_evaluations_and_no_stage(change: Mapping[str, Any]) -> None:
+    one, other = planned(), planned(change)
+    assert list(one.stages) == list(other.stages)
+    assert not set(one.trials).intersection(other.trials), "each has a record of its own"
+    assert not evaluations_of(one).intersection(evaluations_of(other))
+
+
+def evaluations_of(plan: Plan) -> set[str]:
+    """The ids of all evaluations of a plan."""
+    return {one.id for trial in plan.trials for one in plan.evaluations(trial)}
 
 
 def test_a_setting_of_a_later_stage_leaves_the_first_alone() -> None:

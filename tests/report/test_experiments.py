@@ -24,6 +24,7 @@ TRIALS = {
     "figure5": 9 * (1 + 3) * 3,
     "figure6": 9 * (1 + 2 * 3) * 3,
     "figure7": 9 * (1 + 4 * 4) * 3,
+    "figure8": 2 * 2 * 2 * 3,
 }
 
 
@@ -84,6 +85,14 @@ def test_the_familiar_sweeps_ask_for_what_their_tables_show(sweeps: dict[str, Lo
         assert sweeps[name].sweep.evaluate.sets == ("familiar/popqa", "familiar/triviaqa")
         assert sweeps[name].sweep.train.batch_size == 128
         assert {section.value for section in LAYOUTS[name].sections} == {"familiar_popqa", "familiar_triviaqa"}
+
+
+def test_figure_8_mixes_text_into_factoid_stages_alone(plans: dict[str, Plan]) -> None:
+    kept = {tuple(point.values[axis] for axis in ("d_b", "d_c", "mixer")) for point in plans["figure8"].points}
+    text = {"webqa": "knowledge_pile", "entityqa": "knowledge_pile", "ultrachat": "none", "math": "none"}
+    routes = [(d_b, d_c) for d_b in ("webqa", "ultrachat") for d_c in ("entityqa", "math")]
+    mixed = {(d_b, d_c, f"random/{text[d_b]}/{text[d_c]}") for d_b, d_c in routes}
+    assert kept == mixed | {(d_b, d_c, "none/none/none") for d_b, d_c in routes}
 
 
 def test_learning_rates_are_the_models(sweeps: dict[str, LoadedSweep]) -> None:

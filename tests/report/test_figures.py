@@ -61,6 +61,14 @@ def test_replay_begins_without_and_averages_over_sets_for_each_seed() -> None:
     assert values["panel"].unique().tolist() == ["factoid D_B"]
 
 
+def test_stages_are_drawn_in_the_order_of_the_chain() -> None:
+    chain = {"d_b": "webqa", "mixer": "none/none/none", "seed": [0, 1]}
+    frame = rows(**chain, d_c="math", accuracy_a1=[100.0, 90.0], retention_2=[60.0, 50.0], retention=[20.0, 30.0])
+    values = make_figure("stages", frame).values.sort_values("x")
+    assert values["x"].tolist() == [1.0, 2.0, 3.0] and values["y"].tolist() == [95.0, 55.0, 25.0]
+    assert values["panel"].unique().tolist() == ["kvr → webqa → math"]
+
+
 def test_points_that_share_a_trial_count_once() -> None:
     frame = rows(ratio=[1.0, 2.0], retention=[10.0, 10.0]).assign(trial="one")
     assert make_figure("mixers", frame).values["n"].tolist() == [1]

@@ -201,3 +201,14 @@ def test_transfer_counts_every_set_that_was_asked_twice(tmp_path: Path) -> None:
     (row,) = raysweep.transfer("small", store=store.url).to_dict(orient="records")
     assert (row["forgetting"], row["backward_transfer"]) == (40.0, -40.0)
     assert row["retention_ratio"] == pytest.approx((0.4 + 0.75) / 2) and row["trial"] == trial
+    assert row["average_accuracy"] == pytest.approx((40 + 60 + 90) / 3)
+    matrix = raysweep.matrix("small", store=store.url).set_index(["after", "task"])["accuracy"]
+    assert matrix.to_dict() == {(1, 1): 100.0, (2, 1): 60.0, (2, 2): 80.0, (3, 1): 40.0, (3, 2): 60.0, (3, 3): 90.0}
+
+
+def test_an_average_over_sets_that_were_not_all_evaluated_is_empty() -> None:
+    """Chains of earlier code lack D_B after stage 3."""
+    from raysweep.report.statistics import average_accuracy
+
+    assert average_accuracy({(1, 1): 100.0, (2, 1): 50.0, (2, 2): 100.0, (3, 1): 40.0, (3, 3): 90.0}) is None
+    assert average_accuracy({}) is None

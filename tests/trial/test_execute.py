@@ -292,7 +292,8 @@ def test_a_set_is_asked_as_its_own_trial_says(tmp_path, data_dir):
     asked = {}
     for job in jobs.values():
         bench = workbench(job.model, store, data_dir=job.data, sets={}, text=None, runtime=job.runtime)
-        _, questions = bench.inputs.extra("popqa", job.chain[-1].stage)
+        (popqa,) = (one for one in job.evaluations if one.label == "popqa")
+        _, questions = bench.inputs.asked(popqa)
         asked[job.point["prompt.strip"]] = bench.inputs.tokenizer.decode(questions[0].prompt)
     assert "The answer is: \n" in asked["train_only"]
     assert "The answer is:\n" in asked["both"]
