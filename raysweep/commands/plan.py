@@ -90,8 +90,8 @@ def _estimated(found: Mapping[str, Any]) -> list[str]:
         f"                    ({told['assumes']})",
         f"  disk              {_size(told['disk_weights'])} of weights, and {_size(told['disk_checkpoints'])} of "
         "checkpoints while stages are under way, at most",
-        f"  memory            {_size(told['memory_worker'])} a worker for weights, gradients and optimizer, and activations "
-        f"on top{host}",
+        f"  memory            {_size(told['memory_worker'])} a worker for weights, gradients and optimizer{host}; on top come "
+        "activations, weights that ZeRO 3 brings together, CUDA and NCCL themselves, and what is lost between blocks",
     ]
     if told["workers"] is None:
         return lines

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,11 +23,12 @@ import torch
 from raysweep.learn import snapshot
 from raysweep.learn.engine import Engine
 
-__all__ = ["RECORD", "State", "Snapshot", "resume", "take"]
+__all__ = ["RECORD", "State", "Snapshot", "limit_tokens", "resume", "take", "token_limit"]
 
 log = logging.getLogger(__name__)
 
 RECORD = "progress.json"
+LIMIT = "tokens-at-once"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -97,6 +99,22 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
         first=first,
         files=engine.snapshot(aside),
     )
+
+
+def limit_tokens(folder: Path, tokens: int) -> None:
+    """Let the stage's next attempt make micro-batches of so many tokens at most; any rank calls."""
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = folder / f".{LIMIT}-{os.getpid()}"
+    aside.write_text(str(tokens))
+    aside.rename(folder / LIMIT)
+
+
+def token_limit(folder: Path) -> int | None:
+    """What `limit_tokens` was told last."""
+    try:
+        return int((folder / LIMIT).read_text())
+    except FileNotFoundError:
+        return None
 
 
 def resume(folder: Path, engine: Engine) -> State:

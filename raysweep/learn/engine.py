@@ -32,7 +32,7 @@ from raysweep.learn.weights import load_weights, recompute
 from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training
 
-__all__ = ["Engine", "Stats", "rate"]
+__all__ = ["Engine", "OutOfRoom", "Stats", "rate"]
 
 log = logging.getLogger(__name__)
 
@@ -51,11 +51,21 @@ class Stats:
     lr: float
 
 
+class OutOfRoom(RuntimeError):
+    """A step had no room: what was trained since the last checkpoint is lost, and begins again with micro-batches of at
+    most `tokens`, which changes no number but by rounding."""
+
+    def __init__(self, text: str, tokens: int):
+        super().__init__(text)
+        self.tokens = tokens
+
+
 class Engine:
     """A model on DeepSpeed, or on its own where it is only asked.
 
     `total_steps` is the length of the learning-rate schedule: all epochs, whether or not a stop rule ends them early.
-    `longest` is the longest example to come, in tokens: on a GPU, micro-batches are as large as there is room for.
+    `longest` is the longest example to come, in tokens: on a GPU, micro-batches are as large as there is room for, and
+    nowhere larger than `most_tokens`, where some rank gives it.
     """
 
     def __init__(
@@ -66,6 +76,7 @@ class Engine:
         total_steps: int,
         runtime: Runtime,
         longest: int = 1,
+        most_tokens: int | None = None,
         for_training: bool = True,
         trust_remote_code: bool = False,
     ):
@@ -79,6 +90,7 @@ class Engine:
         self._engine: Any = None
         self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
         self._longest = longest
+        self._most_tokens = most_tokens
         self._asks_at_once = False
         self._held_whole = False
         self._told: dict[str, Any] | None = None  # what memory is judged by, where the model's shape is known
@@ -123,9 +135,7 @@ class Engine:
         try:
             loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
         except torch.OutOfMemoryError as error:
-            raise TrialFailed(
-                f"out of memory on {self.device} at step {batch.step + 1}: {_smaller(self.runtime)}"
-            ) from error
+            raise self._out_of_room(batch, parts) from error
         norm = self._norm_without_zero()
         zero.step(self._engine)
         self.answers.clear()
@@ -197,12 +207,12 @@ class Engine:
         )
         return self.ranks.sum([float(same and still and self._engine is None)])[0] == self.ranks.size
 
-    def go_on(self, *, training: Training, total_steps: int, longest: int = 1) -> None:
+    def go_on(self, *, training: Training, total_steps: int, longest: int = 1, most_tokens: int | None = None) -> None:
         """Train the weights as they are in a new stage, with a fresh optimizer and schedule; after `release`."""
         self.training = training
         self.total_steps = total_steps
         self._longest = longest
-        self._tokens_at_once = TOKENS_AT_ONCE[self.device.type]
+        self._most_tokens = most_tokens
         self.answers.clear()
         self._fit()
         self._start(self.scored)
@@ -336,6 +346,8 @@ class Engine:
 
     def _fit(self) -> bool:
         """Refuse what has no room, and cut micro-batches so that they have; whether activations are recomputed."""
+        limits = [one for one in self.ranks.gather(self._most_tokens) if one is not None]
+        self._tokens_at_once = min([TOKENS_AT_ONCE[self.device.type], *limits])
         with self.ranks.together():  # a machine may lack the folder
             try:
                 shape = memory.shape_of(self.folder)
@@ -360,9 +372,12 @@ class Engine:
         """What this worker may use, beside those that share its machine."""
         free = memory.free_memory()
         host = free // int(os.environ.get("LOCAL_WORLD_SIZE", self.ranks.size)) if free is not None else None
+        if host is not None and self._scored is not None:
+            host += sum(one.nbytes for one in zero.shards(self._scored) if one.device.type == "cpu")
         if self.device.type != "cuda":
             return memory.Room(None, host)
-        return memory.Room(torch.cuda.get_device_properties(self.device).total_memory, host)
+        free, _ = torch.cuda.mem_get_info(self.device)
+        return memory.Room(memory.usable(free, own=torch.cuda.memory_reserved(self.device)), host)
 
     def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:
         """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scale` counts them in."""
@@ -373,6 +388,13 @@ class Engine:
             self._engine.backward(loss * scale, scale_wrt_gas=False)
             total += loss.detach()
         return total.item()
+
+    def _out_of_room(self, batch: batches.Batch, parts: list[batches.MicroBatch]) -> Exception:
+        where = f"out of memory on {self.device} at step {batch.step + 1}"
+        if all(len(part.tokens_BL) == 1 for part in parts):
+            return TrialFailed(f"{where}, with one example at a time: {_smaller(self.runtime)}")
+        half = max(part.tokens_BL.size for part in parts) // 2
+        return OutOfRoom(f"{where}: micro-batches of {half} tokens at most have to do", half)
 
     def _norm_without_zero(self) -> float | None:
         """The gradient's norm where DeepSpeed clips without keeping it: float32 weights without ZeRO."""

@@ -32,12 +32,16 @@ __all__ = [
     "refuse_what_does_not_fit",
     "shape_of",
     "tokens_at_once",
+    "usable",
 ]
 
 log = logging.getLogger(__name__)
 
 CHECKPOINTED_FROM = 10**9  # weights; larger models recompute activations on a GPU rather than keep them
 BUCKET = 500_000_000  # gradients on their way to their shard, in weights
+LIVE = 1_000_000_000  # weights that ZeRO 3 has together at a time, at most (stage3_max_live_parameters)
+FRAGMENTS = 0.03  # of a device are lost between blocks, with expandable segments
+CONTEXTS = 2**30  # what NCCL and cuBLAS take of a device at their first use
 QUESTIONS_ROOM = 1.2  # of all weights must be free to ask at once: keys, activations and logits come beside them
 LOGITS_BYTES = 3 * 4 * 2**27  # float32 logits of one chunk, their softmax and gradient
 PER_WEIGHT = {  # precision: weight, gradient, optimizer states with the master copy that ZeRO keeps
@@ -63,14 +67,16 @@ class ModelShape:
 class Need:
     """Bytes of one worker's device (`host` those of its machine's memory), by what they hold.
 
-    While a stage is asked a worker holds `asking` beside its shards, one layer at a time, or, where there is room, all
-    weights (`whole`); both are 0 where its own weights are all of them.
+    While a stage is trained, weights of other workers' shards are together for a while (`gathered`). While it is asked, a
+    worker holds `asking` beside its shards, one layer at a time, or, where there is room, all weights (`whole`). All three
+    are 0 where its own weights are all of them.
     """
 
     weights: int
     gradients: int
     states: int
     activations: int
+    gathered: int
     asking: int
     whole: int
     host: int
@@ -83,7 +89,7 @@ class Need:
     @property
     def device(self) -> int:
         """The most at any time."""
-        return self.held + max(self.activations, self.asking)
+        return self.held + max(self.gathered + self.activations, self.asking)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +154,7 @@ def need(shape: ModelShape, *, training: Training, runtime: Runtime, tokens: int
         gradients=gradients,
         states=states,
         activations=_activations(shape, tokens, weight, recomputed),
+        gathered=min(whole, LIVE * weight),
         asking=min(whole, embeddings + whole // max(1, shape.layers)),
         whole=whole,
         host=host,
@@ -179,7 +186,8 @@ def refuse_what_does_not_fit(shape: ModelShape, *, training: Training, runtime: 
     needed = need(shape, training=training, runtime=runtime, tokens=0, recomputed=True)
     if room.holds(needed):
         return
-    stays = {name: value for name, value in asdict(needed).items() if value and name not in ("asking", "whole")}
+    passing = ("gathered", "asking", "whole")
+    stays = {name: value for name, value in asdict(needed).items() if value and name not in passing}
     parts = ", ".join(f"{name} {_gib(value)}" for name, value in stays.items())
     places = {"the device": room.device, "the machine's free memory": room.host}
     found = ", ".join(f"{name} {_gib(size)} a worker" for name, size in places.items() if size is not None)
@@ -203,7 +211,7 @@ def tokens_at_once(
     def needed(tokens: int) -> Need:
         return need(shape, training=training, runtime=runtime, tokens=tokens, recomputed=recomputed)
 
-    while most > longest and needed(most).held + needed(most).activations > available:
+    while most > longest and _while_trained(needed(most)) > available:
         most //= 2
     most = max(most, longest)
     least = needed(most)
@@ -214,6 +222,15 @@ def tokens_at_once(
             _gib(least.held), _gib(least.activations), longest, _gib(least.asking), _gib(available),
         )  # fmt: skip
     return most
+
+
+def usable(free: int, *, own: int) -> int:
+    """Bytes of a device for tensors, of those that are free and this process's `own`; others may use the same device."""
+    return max(0, math.floor((free + own) * (1 - FRAGMENTS)) - CONTEXTS)
+
+
+def _while_trained(needed: Need) -> int:
+    return needed.held + needed.gathered + needed.activations
 
 
 def free_memory() -> int | None:

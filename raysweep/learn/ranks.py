@@ -154,6 +154,8 @@ def connect() -> Ranks:
     ranks = Ranks(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", dist.get_rank())))
     os.environ.setdefault("LOCAL_RANK", str(ranks.local_rank))  # DeepSpeed insists
     if torch.cuda.is_available():
+        # Micro-batches differ in length: without it, blocks of all lengths are kept that fit no other.
+        os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
         torch.cuda.set_device(ranks.device)
     return ranks
 

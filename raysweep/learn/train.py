@@ -17,7 +17,7 @@ from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
 from raysweep.learn.async_checkpoint import AsyncCheckpoint
 from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
-from raysweep.learn.engine import Engine, Stats
+from raysweep.learn.engine import Engine, OutOfRoom, Stats
 from raysweep.learn.evaluate import Recall
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.teacher_forcing import likely_share
@@ -53,7 +53,7 @@ def train(
     and written while training goes on. Every rank calls `on_progress`, at the same steps.
 
     Raises TrialFailed where there is nothing to train on or the loss is no longer finite, StoreError where a checkpoint
-    cannot be written.
+    cannot be written, OutOfRoom where a fresh engine with smaller micro-batches, as `checkpoints` then says, goes on.
     """
     if not examples:
         raise TrialFailed("a stage has no examples to train on")
@@ -67,7 +67,12 @@ def train(
     told_at = 0.0
     with AsyncCheckpoint(engine, checkpoints, every=checkpoint_every) as checkpoint:
         for batch in batches_from(stage.state.step, examples, training=training, seed=seed):
-            stats = engine.step(batch)
+            try:
+                stats = engine.step(batch)
+            except OutOfRoom as error:
+                if checkpoints is not None:
+                    kept.limit_tokens(checkpoints, error.tokens)
+                raise
             # only rank 0 wishes to tell, so that the sum over ranks is its word
             tell = engine.ranks.rank == 0 and time.monotonic() - told_at >= TELL_EVERY
             loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *checkpoint.says()])

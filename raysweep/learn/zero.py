@@ -33,6 +33,7 @@ __all__ = [
     "release",
     "save_state",
     "sharded_loading",
+    "shards",
     "start",
     "step",
     "stop",
@@ -116,6 +117,11 @@ def consolidated(module: nn.Module, engine: Any, ranks: Ranks) -> dict[str, torc
     return {name: found[id(one)] if id(one) in found else one.detach().cpu() for name, one in values}
 
 
+def shards(module: nn.Module) -> list[torch.Tensor]:
+    """What this rank holds of the weights: its shards, or all."""
+    return [getattr(parameter, "ds_tensor", parameter).detach() for parameter in module.parameters()]
+
+
 def release(engine: Any) -> None:
     """Free gradients, optimizer and master weights, and leave the module with its weights, or with this rank's shards:
     `start` may take it up again, as if its weights had been saved and loaded."""
@@ -127,8 +133,9 @@ def release(engine: Any) -> None:
         _forget(one)
     for parameter in module.parameters():
         parameter.grad = None
+        vars(parameter).pop("_z3_optimizer", None)
         if whole or not _is_sharded(module):
-            vars(parameter).clear()  # what DeepSpeed knows of it
+            vars(parameter).clear()  # all else that DeepSpeed knows of it
     gc.collect()
 
 

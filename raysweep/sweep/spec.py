@@ -309,6 +309,11 @@ class Runtime(Strict):
     def _can_be_trained(self) -> Runtime:
         if why := impossible("fp32", zero=self.zero, offload=self.offload):
             raise ValueError(why)
+        if self.workers > 1 and (self.gpus_per_worker or 1) < 1:
+            raise ValueError(
+                f"found gpus_per_worker {self.gpus_per_worker:g} with {self.workers} workers, which would share a GPU: NCCL "
+                "refuses that; give each worker a whole one, or use one worker"
+            )
         return self
 
 

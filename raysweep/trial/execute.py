@@ -17,7 +17,8 @@ from typing import Any
 from raysweep.data.encoding import Question
 from raysweep.errors import BadData, BadInput, TrialFailed
 from raysweep.learn.batches import total_steps
-from raysweep.learn.engine import Engine
+from raysweep.learn.checkpoints import token_limit
+from raysweep.learn.engine import Engine, OutOfRoom
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
@@ -44,6 +45,8 @@ from raysweep.trial.loggers import LoggedTrial, Loggers
 from raysweep.trial.measures import of_trial
 
 __all__ = ["Job", "Report", "execute"]
+
+_log = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, Any]], None]
 
@@ -315,8 +318,7 @@ class _Trial:
         asked = prepared(lacking, self._inputs)
         began = time.time()
         with in_flight(self._store, node, self._ranks) as checkpoints:
-            engine = self._engine = self._opened(start, index, data, before)
-            outcome = self._train(engine, index, data, checkpoints)
+            engine, outcome = self._trained(start, index, data, before, checkpoints)
             engine.release()
             with engine.whole():
                 made = self._evaluate(engine, index, asked)
@@ -328,12 +330,31 @@ class _Trial:
         self._say({"event": "committed", "committed": node.id, **self._where(index), **facts})
         return done
 
-    def _opened(self, start: Path, index: int, data: StageData, before: Sequence[_Done]) -> Engine:
+    def _trained(
+        self, start: Path, index: int, data: StageData, before: Sequence[_Done], checkpoints: Path
+    ) -> tuple[Engine, StageOutcome]:
+        """Out of memory is answered by smaller micro-batches, from the last checkpoint on. Where several workers train, the
+        others are in the middle of a step: the attempt ends, and the next one begins so."""
+        while True:
+            engine = self._engine = self._opened(start, index, data, before, token_limit(checkpoints))
+            try:
+                return engine, self._train(engine, index, data, checkpoints)
+            except OutOfRoom as error:
+                if self._ranks.size > 1:
+                    raise
+                _log.warning("%s", error)
+            start = self._weights(before[-1].stage) if before else start
+            self._close()
+
+    def _opened(
+        self, start: Path, index: int, data: StageData, before: Sequence[_Done], most_tokens: int | None
+    ) -> Engine:
         training = self._job.chain[index].stage.training
         parts: dict[str, Any] = {
             "training": training,
             "total_steps": total_steps(len(data.encoded), training),
             "longest": max(map(len, data.encoded), default=1),
+            "most_tokens": most_tokens,
         }
         if self._engine is not None:
             if self._engine.can_go_on(training):

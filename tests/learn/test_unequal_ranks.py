@@ -116,3 +116,30 @@ def test_where_one_rank_fails_all_do_and_go_on_together(small, training, tmp_pat
     first, second = (torch.load(tmp_path / f"told-{rank}.pt", weights_only=False) for rank in range(2))
     assert first == second
     assert "TrialFailed: out of memory" in first[0] and "NotADirectoryError" in first[1]
+
+
+def test_a_rank_without_room_ends_the_attempt_and_the_next_takes_half_the_tokens(
+    small, training, tmp_path, encoded, pairs
+):
+    """Every rank the same, with the numbers of ranks that never lacked room."""
+    job = {
+        "folder": small,
+        "training": training(epochs=2),
+        "examples": encoded(pairs(20, longest=14)),
+        "runtime": {"zero": 3, "workers": 2},
+        "room": 10**6,
+        "checkpoints": tmp_path / "free",
+        "out": tmp_path,
+    }
+    (tmp_path / "free").mkdir()
+    assert ranks.run(unequal_ranks.lack_room, job, size=2, folder=tmp_path) == [0, 0]
+    free = torch.load(tmp_path / "told-1.pt", weights_only=False)
+    job |= {"room": free["largest"] - 1, "checkpoints": tmp_path / "tight"}
+    (tmp_path / "tight").mkdir()
+    assert all(ranks.run(unequal_ranks.lack_room, job, size=2, folder=tmp_path)), "nobody waits for the one that failed"
+    assert int((tmp_path / "tight" / "tokens-at-once").read_text()) == free["largest"] // 2
+    assert ranks.run(unequal_ranks.lack_room, job, size=2, folder=tmp_path) == [0, 0]
+    for rank in range(2):
+        tight = torch.load(tmp_path / f"told-{rank}.pt", weights_only=False)
+        assert tight["largest"] <= free["largest"] // 2
+        assert tight["losses"] == pytest.approx(free["losses"], rel=1e-5)

@@ -12,11 +12,13 @@ import torch.distributed as dist
 from raysweep.data.scoring import SCORERS
 from raysweep.learn import loss
 from raysweep.learn import ranks as ranks_of
-from raysweep.learn.checkpoints import State, resume, take
+from raysweep.learn.batches import total_steps
+from raysweep.learn.checkpoints import State, resume, take, token_limit
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.teacher_forcing import likely_share
-from raysweep.sweep.spec import Runtime
+from raysweep.learn.train import train
+from raysweep.sweep.spec import Every, Runtime
 
 
 class Numbers:
@@ -135,3 +137,27 @@ def _keep(folder: Path, engine: Engine) -> None:
 
 def _weights(engine: Engine) -> dict[str, torch.Tensor]:
     return {name: one.clone() for name, one in engine._weights().items()}
+
+
+def lack_room(said: dict[str, Any]) -> None:
+    """A stage of which the last rank has no room for passes above so many tokens."""
+    torch.set_num_threads(1)
+    checkpoints = Path(said["checkpoints"])
+    forward, sizes = loss.Scored.forward, []
+    total = total_steps(len(said["examples"]), said["training"])
+    parts = {"training": said["training"], "total_steps": total, "runtime": Runtime(**said["runtime"])}
+    with Engine(said["folder"], **parts, most_tokens=token_limit(checkpoints)) as engine:
+
+        def tight(scored: Any, tokens_BL: torch.Tensor, *given: Any) -> torch.Tensor:
+            sizes.append(tokens_BL.numel())
+            if engine.ranks.rank == engine.ranks.size - 1 and tokens_BL.numel() > said["room"]:
+                raise torch.OutOfMemoryError("planted")
+            return forward(scored, tokens_BL, *given)
+
+        loss.Scored.forward = tight
+        outcome = train(
+            engine, said["examples"], training=said["training"], seed=0, tokenizer=Numbers(), probes={},
+            every=Every(epochs=1), checkpoints=checkpoints, checkpoint_every=600.0,
+        )  # fmt: skip
+    told = {"losses": [row["loss"] for row in outcome.curve], "largest": max(sizes)}
+    torch.save(told, Path(said["out"]) / f"told-{dist.get_rank()}.pt")

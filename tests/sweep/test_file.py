@@ -130,6 +130,7 @@ BAD = [
     ("train.stop={loss: true}", ["train.stop", "{loss: 1.0e-4, hits: 10}"]),
     ("runtime.zero=true", ["runtime.zero", "True", "0, 1, 2, 3"]),
     ("runtime.gpus_per_worker=true", ["runtime.gpus_per_worker", "True"]),
+    ("runtime={workers: 2, gpus_per_worker: 0.5}", ["gpus_per_worker 0.5", "2 workers", "a whole one"]),
     ("runtime.max_store=0GB", ["runtime.max_store", "0GB", "above 0"]),
     ("train.stages={b: {lr: 1}}", ["--set 'train.stages", "unknown key 'train.stages'", "warmup"]),
     ("train.stages={foo: {lr: 1}}", ["unknown key 'train.stages'"]),

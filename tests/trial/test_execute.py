@@ -353,8 +353,10 @@ def test_a_trial_does_not_load_the_compiler(tmp_path):
 
 @pytest.mark.slow
 def test_on_two_machines_each_brings_the_weights_it_starts_from(tmp_path, bucket):
-    """Two ranks with a disk each: stage 2 starts from weights that only the store and the first machine have."""
-    job = jobs_of(small(tmp_path), Store(bucket))["none/none"]
+    """Two ranks with a disk each: stage 2 starts from weights of an earlier trial, which only the store has."""
+    sweep, store = small(tmp_path, grid={**SMALL["grid"], "mixer": ["none/none", "none/random"]}), Store(bucket)
+    run(jobs_of(sweep, store)["none/none"])
+    job = jobs_of(sweep, store)["none/random"]
     (tmp_path / "job").write_bytes(pickle.dumps(job))
     place, running = meeting_place(), []
     for rank in range(2):
