@@ -4,7 +4,8 @@ Sets: `kvr` pairs, `popqa` objects and `gsm8k` rationales, asked as the experime
 left out. `all_memorized`: a model asked what it has memorized; `none_memorized`: the same model asked what it never
 saw. Both ratios are medians over the sets, whose own ratios stand beside them. The reference generates greedily in
 left-padded batches of 20 in the given order with up to 1,000 new tokens (512 for gsm8k), as the released code does,
-and applies the same rule; as a figure, also in batches as large as ours (64), sorted by length.
+and applies the same rule. Stronger references that a user can switch on: `generate_same_batch_*`, `generate` in batches as
+large as ours (64), sorted by length; and on a GPU `generate_batch_*`, Transformers' continuous batching.
 
 `at_stage_end_*`: the same questions asked of the model in memory when the stage that memorized them has ended, as a sweep
 asks: its stop rule `memorized` has proved them on these weights, and nothing is computed again.
@@ -40,6 +41,11 @@ from raysweep.sweep.stage import StopAt, Training
 BATCH = 64
 RELEASED_BATCH = 20
 PRECISIONS = {"fp32": "", "bf16": "_bf16"}  # and what is told of each ends in
+KEYS = {
+    "reference": "",
+    "same_batch": "generate_same_batch_",
+    "continuous": "generate_batch_",
+}  # what ratios begin with
 SHAPED = 20  # questions asked of the larger model: one batch of the reference
 SETTINGS = Training(
     lr=1e-3,
@@ -91,16 +97,21 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
             for (case, examples), (precision, suffix) in product(cases.items(), PRECISIONS.items()):
                 name = f"{case}_memorized_{asked.name}{suffix}"
                 told = _compared(folder, examples, asked, precision, repeats)
-                ratios[name] = round(told["reference_seconds"] / told["ours_seconds"], 2)
+                ratios |= {
+                    f"{key}{name}": round(told[f"{of}_seconds"] / told["ours_seconds"], 2)
+                    for of, key in KEYS.items()
+                    if f"{of}_seconds" in told
+                }
                 figures[f"verdicts_differ{suffix}"] += told.pop("differ")
                 figures |= {f"{name}_{key}": value for key, value in told.items()}
             seconds = figures[f"all_memorized_{asked.name}_reference_seconds"]
             figures[f"at_stage_end_{asked.name}_ours_seconds"] = round(at_end, 4)
             ratios[f"at_stage_end_{asked.name}"] = round(seconds / at_end, 1)
             figures[f"products_{asked.name}"] = round(seconds / _products(folder, cases["all"]), 2)
-    for case, suffix in product(("all", "none"), PRECISIONS.values()):
-        of_sets = [ratios.get(f"{case}_memorized_{asked.name}{suffix}") for asked in SETS]
-        ratios[f"{case}_memorized{suffix}"] = round(statistics.median(filter(None, of_sets)), 2)
+    for key, case, suffix in product(KEYS.values(), ("all", "none"), PRECISIONS.values()):
+        of_sets = [ratios.get(f"{key}{case}_memorized_{asked.name}{suffix}") for asked in SETS]
+        if any(of_sets):
+            ratios[f"{key}{case}_memorized{suffix}"] = round(statistics.median(filter(None, of_sets)), 2)
     figures |= _shaped(data_dir)
     return {"name": "evaluate", "ratios": dict(sorted(ratios.items())), "figures": figures, "machine": machine()}
 
@@ -161,6 +172,8 @@ def _compared(folder: Path, examples: Sequence[Any], asked: Asked, precision: st
             "reference": partial(generate, questions, batch=RELEASED_BATCH),
             "same_batch": partial(generate, sorted(questions, key=_length), batch=BATCH),
         }
+        if engine.device.type == "cuda":
+            contenders["continuous"] = partial(_by_generate_batch, engine.model, tokenizer, questions, asked.scorer)
         return _in_turn(contenders, repeats)
 
 
@@ -243,6 +256,22 @@ def _by_generate(
         for one, text in zip(part, tokenizer.batch_decode(out, skip_special_tokens=True), strict=True):
             scores[one.id] = scorer.score(text, one.golds)
     return scores
+
+
+def _by_generate_batch(model: Any, tokenizer: Any, questions: Sequence[Question], scorer: Scorer) -> dict[str, float]:
+    """Continuous batching, which takes requests as others end; answers come back by their prompts."""
+    from transformers import GenerationConfig
+
+    settings = GenerationConfig(
+        max_new_tokens=scorer.max_new_tokens,
+        do_sample=False,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.eos_token_id,
+    )
+    given = model.generate_batch([list(one.prompt) for one in questions], generation_config=settings)
+    answers = {tuple(one.prompt_ids): one.generated_tokens for one in given.values()}
+    said = tokenizer.batch_decode([answers[one.prompt] for one in questions], skip_special_tokens=True)
+    return {one.id: scorer.score(text, one.golds) for one, text in zip(questions, said, strict=True)}
 
 
 def _generated(model: Any, part: Sequence[Question], *, most: int, end: int, **more: int) -> Any:

@@ -46,7 +46,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 RESULTS = HERE / "results"
 NEEDS = (
-    "accelerate", "deepspeed", "huggingface-hub", "hypothesis", "ninja", "numpy", "packaging", "pydantic", "pytest", "pyyaml",
+    "deepspeed", "huggingface-hub", "hypothesis", "ninja", "numpy", "packaging", "pydantic", "pytest", "pyyaml",
     "rich", "safetensors", "tokenizers", "transformers",
 )  # fmt: skip
 BUDGET = 540.0  # seconds

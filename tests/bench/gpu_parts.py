@@ -429,24 +429,32 @@ def nccl_part(told: Told) -> None:
         told.add(left_out="one GPU is here")
         return
     alone = _rank_losses(told)
-    place = meeting_place()
+    meeting = meeting_place()
     shared = {
-        "WORLD_SIZE": str(size),
-        "LOCAL_WORLD_SIZE": str(size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(place.port),
-    }
+        "WORLD_SIZE": str(size), "LOCAL_WORLD_SIZE": str(size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(meeting.port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }  # fmt: skip
     files = [told.place / f"rank-{rank}.json" for rank in range(size)]
     ranks = [
         _started("rank", told, file, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank, file in enumerate(files)
     ]
-    told.add(ranks=size, exits=[rank.wait() for rank in ranks])
+    told.add(ranks=size, exits=_ended(ranks))
     figures = json.loads(files[0].read_text())["figures"]
     off = [abs(one / other - 1) for one, other in zip(figures["losses"], alone["losses"], strict=True)]
     told.add(
         ratios={"ranks": round(alone["seconds"] / figures["seconds"], 2)},
         backend=figures["backend"], loss_off=largest(off), alone_seconds=alone["seconds"], seconds=figures["seconds"],
     )  # fmt: skip
+
+
+def _ended(ranks: Sequence[subprocess.Popen[str]]) -> list[int]:
+    """Exit codes; where one fails, the others are not waited for."""
+    while any(rank.poll() is None for rank in ranks):
+        if any(rank.poll() for rank in ranks):
+            for rank in ranks:
+                rank.kill()
+        time.sleep(0.1)
+    return [rank.wait() for rank in ranks]
 
 
 def rank_part(told: Told) -> None:

@@ -4,6 +4,9 @@
 (a Tune function that builds a TorchTrainer of one or two workers and fits it, with Ray's defaults) runs the same trial
 code, so only what is around it differs. Seconds are from one trial's end to the next one's, the training taken off;
 every contender has a Ray and a process of its own, and its first trial, which warms up, is not counted.
+
+`tuned` is the same pattern with what its users can switch on: one worker, `reuse_actors`, and a health check ten times a
+second. `per_trial_tuned` compares it with our worker group, `per_trial_warm_tuned` with the warm path.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ SWEEP = {
 }
 CONTENDERS = {  # name: trials, runtime
     "stock": (4, {"workers": 1}),
+    "tuned": (4, {"workers": 1}),
     "warm": (12, {"workers": 1}),
     "group": (4, {"workers": 1, "isolate": True}),
     "stock_two_workers": (4, {"workers": 2}),
@@ -60,6 +64,8 @@ def measure(*, data_dir: Path | None = None, repeats: int = 3) -> dict[str, Any]
 PAIRS = {
     "per_trial_warm": ("warm", "stock"),
     "per_trial_group": ("group", "stock"),
+    "per_trial_tuned": ("group", "tuned"),
+    "per_trial_warm_tuned": ("warm", "tuned"),
     "per_trial_two_workers": ("two_workers", "stock_two_workers"),
 }
 
@@ -86,9 +92,9 @@ def _compete(name: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store(Path(folder) / "store")
         sweep = _sweep(Path(folder), trials, runtime)
-        if name.startswith("stock"):
+        if name.startswith("stock") or name == "tuned":
             _, jobs = sweep.missing(store, data=None)
-            _run_as_documented(jobs, Path(folder))
+            _run_as_documented(jobs, Path(folder), tuned=name == "tuned")
         else:
             sweep.run(store=store.url)
             _, jobs = sweep.missing(Store(Path(folder) / "names"), data=None)
@@ -102,8 +108,10 @@ def _sweep(folder: Path, trials: int, runtime: Mapping[str, Any]) -> LoadedSweep
     return load(file)
 
 
-def _run_as_documented(jobs: Mapping[str, Job], folder: Path) -> None:
+def _run_as_documented(jobs: Mapping[str, Job], folder: Path, *, tuned: bool) -> None:
     """Ray's user guide: a driver function for Tune, a TorchTrainer inside, the callback that reports to Tune."""
+    if tuned:
+        os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = "0.1"  # before Ray starts, whose processes inherit it
     import ray
     from ray import train, tune
     from ray.train.torch import TorchTrainer
@@ -131,7 +139,7 @@ def _run_as_documented(jobs: Mapping[str, Job], folder: Path) -> None:
     tune.Tuner(
         drive,
         param_space=space,
-        tune_config=tune.TuneConfig(max_concurrent_trials=1),
+        tune_config=tune.TuneConfig(max_concurrent_trials=1, reuse_actors=tuned),
         run_config=tune.RunConfig(storage_path=str(folder / "tune")),
     ).fit()
     ray.shutdown()

@@ -4,6 +4,11 @@
 - `padded`: a plain PyTorch loop, padded to the longest example of the set (the released code's rule), no DeepSpeed
 - `trainer_zero3`: transformers.Trainer with its padding collator and DeepSpeed ZeRO-3 (needs accelerate)
 - `trainer`: the same without DeepSpeed
+- `trainer_grouped`: the same with `train_sampling_strategy="group_by_length"`, which Trainer's users can switch on. It
+  changes which examples share a batch, so its losses are others; ours keeps the batches as they are. Grouped are the
+  examples after the warm-up, which are the same for all
+- `trainer_packed`: on a GPU alone, the same with `DataCollatorWithFlattening`, flash-attention where it is installed, and
+  Liger's kernels where `liger_kernel` is
 - `plain`: a plain PyTorch loop, padded to the longest of the batch, no DeepSpeed
 
 Stages: `remix`, kvr pairs and twice as many random word sequences; `long_tail`, gsm8k (lengths alike where it is not
@@ -25,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from itertools import islice, product
 from pathlib import Path
@@ -40,7 +46,7 @@ from raysweep.data.sources import find, find_words
 from raysweep.errors import SourceMissing
 from raysweep.sweep.stage import Mixing, StopAt, Training
 
-CONTENDERS = ("ours", "padded", "trainer_zero3", "trainer", "plain")
+CONTENDERS = ("ours", "padded", "trainer_zero3", "trainer", "plain", "trainer_grouped", "trainer_packed")
 STEPS = {"remix": 12, "long_tail": 4}
 WARM_UP = 2
 ZERO_3 = {
@@ -68,9 +74,7 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Ratios of seconds a step, reference ÷ ours, and useful tokens a second of each."""
     figures: dict[str, Any] = {}
     ratios: dict[str, float] = {}
-    contenders = [
-        name for name in CONTENDERS if not name.startswith("trainer") or importlib.util.find_spec("accelerate")
-    ]
+    contenders = [name for name in CONTENDERS if _can_run(name)]
     with tempfile.TemporaryDirectory() as cache:
         runs = {stage: {name: [] for name in contenders} for stage in STEPS}
         for _, stage, name in turns(product(range(repeats), STEPS, contenders)):
@@ -81,6 +85,14 @@ def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
             for name in contenders[1:]:
                 ratios[f"{name}_{stage}"] = round(figures[f"{name}_{stage}_seconds"] / ours, 3)
     return {"name": "train", "ratios": ratios, "figures": figures, "machine": machine()}
+
+
+def _can_run(name: str) -> bool:
+    import torch
+
+    if name == "trainer_packed" and not torch.cuda.is_available():
+        return False
+    return not name.startswith("trainer") or importlib.util.find_spec("accelerate") is not None
 
 
 def _figures(stage: str, runs: dict[str, list[dict[str, float]]]) -> dict[str, float]:
@@ -149,6 +161,8 @@ def _compete(name: str, stage: str, data_dir: Path, cache: Path) -> dict[str, fl
         "padded": _padded,
         "plain": _plain,
         "trainer": _trainer,
+        "trainer_grouped": partial(_trainer, grouped=True),
+        "trainer_packed": partial(_trainer, packed=True),
         "trainer_zero3": partial(_trainer, deepspeed=ZERO_3),
     }[name]
     seconds, loss = contender(folder, examples)
@@ -181,7 +195,8 @@ def _our_steps(folder: Path, examples: list[Encoded]) -> Iterator[float]:
     from raysweep.sweep.spec import Runtime
 
     total = len(examples) // SETTINGS.batch_size
-    with Engine(folder, training=SETTINGS, total_steps=total, runtime=Runtime(zero=3)) as engine:
+    training = replace(SETTINGS, precision=_precision())
+    with Engine(folder, training=training, total_steps=total, runtime=Runtime(zero=3)) as engine:
         for step, chosen in enumerate(_batches(examples)):
             batch = Batch(step, 0, tuple(chosen))
             yield engine.step(batch).loss_sum / batch.target_tokens
@@ -199,14 +214,17 @@ def _loop(folder: Path, examples: list[Encoded], *, width: int | None) -> Iterat
     import torch
     from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
-    model = AutoModelForCausalLM.from_pretrained(folder).train()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = AutoModelForCausalLM.from_pretrained(folder).train().to(device)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=SETTINGS.lr, betas=SETTINGS.betas, weight_decay=0.0, fused=True
     )
     total = len(examples) // SETTINGS.batch_size
     schedule = get_cosine_schedule_with_warmup(optimizer, -(-total * 5 // 100), total)
     for chosen in _batches(examples):
-        loss = model(**_tensors(chosen, width)).loss
+        given = {name: tensor.to(device) for name, tensor in _tensors(chosen, width).items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=_precision() == "bf16"):
+            loss = model(**given).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), SETTINGS.clip)
         optimizer.step()
@@ -229,10 +247,23 @@ def _tensors(chosen: list[Encoded], width: int | None) -> dict[str, Any]:
 
 
 def _trainer(
-    folder: Path, examples: list[Encoded], *, deepspeed: dict[str, Any] | None = None
+    folder: Path,
+    examples: list[Encoded],
+    *,
+    deepspeed: dict[str, Any] | None = None,
+    grouped: bool = False,
+    packed: bool = False,
 ) -> tuple[list[float], float]:
     import torch
-    from transformers import AutoModelForCausalLM, Trainer, TrainerCallback, TrainingArguments
+    from transformers import (
+        AutoModelForCausalLM,
+        DataCollatorWithFlattening,
+        Trainer,
+        TrainerCallback,
+        TrainingArguments,
+    )
+    from transformers.trainer_pt_utils import LengthGroupedSampler
+    from transformers.utils import is_flash_attn_2_available
 
     from raysweep.learn import zero
 
@@ -240,6 +271,8 @@ def _trainer(
         _alone()
     zero._deepspeed()  # without the shared-memory op that takes a minute to build: the same for all contenders
     marks: list[float] = []
+    rows = [_row(one) for one in examples]
+    warm = WARM_UP * SETTINGS.batch_size
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -247,8 +280,13 @@ def _trainer(
 
     class InOrder(Trainer):
         def _get_train_sampler(self, *_: Any) -> Any:
-            return torch.utils.data.SequentialSampler(self.train_dataset)
+            if not grouped:
+                return torch.utils.data.SequentialSampler(self.train_dataset)
+            after = LengthGroupedSampler(SETTINGS.batch_size, dataset=rows[warm:])  # as `group_by_length` makes it
+            return [*range(warm), *(warm + index for index in after)]
 
+    flash = packed and is_flash_attn_2_available()
+    flattening = DataCollatorWithFlattening(return_flash_attn_kwargs=flash)
     with tempfile.TemporaryDirectory() as out:
         arguments = TrainingArguments(
             output_dir=out,
@@ -261,24 +299,57 @@ def _trainer(
             adam_beta2=0.95,
             optim="adamw_torch_fused",
             use_cpu=not torch.cuda.is_available(),
+            bf16=_precision() == "bf16",
             report_to=[],
             save_strategy="no",
             logging_steps=1,
             disable_tqdm=True,
             dataloader_drop_last=True,
             remove_unused_columns=False,
+            use_liger_kernel=packed and importlib.util.find_spec("liger_kernel") is not None,
             deepspeed=deepspeed,
         )
         trainer = InOrder(
-            model=AutoModelForCausalLM.from_pretrained(folder),
+            model=AutoModelForCausalLM.from_pretrained(
+                folder, attn_implementation="flash_attention_2" if flash else None
+            ),
             args=arguments,
-            train_dataset=examples,
-            data_collator=lambda chosen: _tensors(chosen, None),
+            train_dataset=rows,
+            data_collator=flattening if packed else _padding,
             callbacks=[Clock()],
         )
         trainer.train()
     losses = [row["loss"] for row in trainer.state.log_history if "loss" in row]
     return [after - before for before, after in zip([marks[0], *marks], marks, strict=False)], losses[-1]
+
+
+def _precision() -> str:
+    """What all contenders train in: float32 on a CPU."""
+    import torch
+
+    return "bf16" if torch.cuda.is_available() else "fp32"
+
+
+def _row(one: Encoded) -> dict[str, list[int]]:
+    """An example as Trainer's own collators and samplers take it."""
+    labels = np.where(one.targets, one.tokens, -100)
+    return {"input_ids": one.tokens.tolist(), "labels": labels.tolist()}
+
+
+def _padding(rows: list[dict[str, list[int]]]) -> dict[str, Any]:
+    import torch
+
+    parts = {
+        "input_ids": ([row["input_ids"] for row in rows], 0),
+        "attention_mask": ([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": ([row["labels"] for row in rows], -100),
+    }
+    return {
+        name: torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(values) for values in part], batch_first=True, padding_value=padding
+        )
+        for name, (part, padding) in parts.items()
+    }
 
 
 def _alone() -> None:
