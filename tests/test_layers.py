@@ -28,7 +28,6 @@ SEAMS = {
     "raysweep.data.resolve": "where the plan meets the data",
     "raysweep.data.texts": "a mixer's corpus",
     "raysweep.store.checksums": "what a committed file is compared with",
-    "raysweep.trial.measures": "the columns of a trial",
 }
 
 

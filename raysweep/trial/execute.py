@@ -21,7 +21,7 @@ from raysweep.learn.engine import Engine
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
-from raysweep.plan.evaluation import Evaluation, label_of
+from raysweep.plan.evaluator import Evaluation, label_of
 from raysweep.plan.plan import Node
 from raysweep.store import records
 from raysweep.store.answered import Answered
