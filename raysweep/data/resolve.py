@@ -12,7 +12,7 @@ from raysweep.data.models import identity
 from raysweep.data.scoring import SCORERS
 from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import SourceMissing
-from raysweep.plan.evaluation import Rule
+from raysweep.plan.evaluator import Rule
 from raysweep.plan.plan import Sources
 from raysweep.sweep.spec import Model, Sweep
 

@@ -14,8 +14,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache, cached_property
 from typing import Any
 
-from raysweep.plan import evaluation
-from raysweep.plan.evaluation import Evaluation, Evaluator, Rule
+from raysweep.plan.evaluator import EVALUATE_RECIPE, Evaluation, Evaluator, Rule
 from raysweep.plan.identity import fingerprint
 from raysweep.sweep.catalog import DATASETS, MIXERS, adds_words
 from raysweep.sweep.grid import Grid
@@ -36,7 +35,7 @@ __all__ = [
 
 # Raised when a change in code changes what such a thing means; everything with an older number is then another thing.
 # `mix` is that of draws which no change has touched; `_mix_recipe` says which have another.
-RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 1, "evaluate": evaluation.RECIPE}
+RECIPES: Mapping[str, int] = {"train": 1, "select": 1, "mix": 1, "familiarity": 1, "evaluate": EVALUATE_RECIPE}
 
 
 @dataclass(frozen=True)

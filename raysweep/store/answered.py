@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
-from raysweep.plan.evaluation import Evaluation
+from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.plan import Plan
 from raysweep.store.evaluations import home_of_model, home_of_stage
 from raysweep.store.stages import rows_of

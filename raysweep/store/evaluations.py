@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raysweep.errors import StoreError
-from raysweep.plan.evaluation import Evaluation
+from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.identity import ID_LENGTH, digest, fingerprint
 from raysweep.store import provenance
 from raysweep.store.files import Files

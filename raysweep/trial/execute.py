@@ -22,14 +22,14 @@ from raysweep.learn.engine import Engine, OutOfRoom
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
-from raysweep.plan.evaluation import Evaluation, label_of
+from raysweep.plan.evaluator import Evaluation, label_of
 from raysweep.plan.plan import Node
 from raysweep.store import records
 from raysweep.store.answered import Answered
 from raysweep.store.evaluations import Evaluated, home_of_model, home_of_stage
 from raysweep.store.store import FinishedStage, Store
 from raysweep.sweep.spec import Evaluate, Model, OwnSet, Runtime, Text
-from raysweep.trial.answers import (
+from raysweep.trial.evaluation import (
     PLACE,
     Asked,
     evaluate,

@@ -19,7 +19,7 @@ from raysweep.data.mixing import Facts, cut_as_released, draw
 from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import TrialFailed
 from raysweep.learn.model import load_tokenizer, prepare
-from raysweep.plan.evaluation import Evaluation
+from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.plan import Node
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Model, OwnSet, Runtime, Text

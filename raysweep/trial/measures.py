@@ -10,11 +10,10 @@ from raysweep.store.store import FinishedStage
 __all__ = ["of_trial"]
 
 _OF_STAGE = ("steps", "epochs", "loss", "seconds", "tokens")
-EvalRow = Mapping[str, Any]
 
 
 def of_trial(
-    stages: Sequence[tuple[FinishedStage, bool]], rows: Sequence[EvalRow], *, letters: Sequence[str]
+    stages: Sequence[tuple[FinishedStage, bool]], rows: Sequence[Mapping[str, Any]], *, letters: Sequence[str]
 ) -> dict[str, Any]:
     """Columns of a trial whose stages are done; each stage comes with whether it was reused, `rows` are the evaluations.
 
@@ -33,7 +32,7 @@ def of_trial(
     return metrics | _beyond(rows, last=len(letters))
 
 
-def _beyond(rows: Sequence[EvalRow], *, last: int) -> dict[str, float | None]:
+def _beyond(rows: Sequence[Mapping[str, Any]], *, last: int) -> dict[str, float | None]:
     """Sets beyond the chain's own: `familiar/popqa` is the column familiar_popqa, `popqa` is asked_popqa.
 
     That is the last model's. Where they are evaluated after every stage, familiar_popqa_1 is θ_A's, and familiar_popqa_0
@@ -44,7 +43,7 @@ def _beyond(rows: Sequence[EvalRow], *, last: int) -> dict[str, float | None]:
     return every | {name: row["accuracy"] for name, row in further if row["stage"] == last}
 
 
-def _is_on_base(rows: Sequence[EvalRow]) -> bool:
+def _is_on_base(rows: Sequence[Mapping[str, Any]]) -> bool:
     return any(row["stage"] == 0 for row in rows)
 
 

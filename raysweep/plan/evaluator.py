@@ -7,9 +7,9 @@ what it answered in the same way; what is evaluated never changes a stage's id.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, Literal, Protocol
 
 from raysweep.plan.identity import fingerprint
@@ -17,9 +17,9 @@ from raysweep.sweep.sets import FAMILIAR, FAMILIAR_TOKENS
 from raysweep.sweep.spec import Evaluate, EveryStages, Model, OwnSet
 from raysweep.sweep.stage import Selection, Stage, TrialSpec
 
-__all__ = ["RECIPE", "Evaluation", "Evaluator", "Rule", "label_of"]
+__all__ = ["EVALUATE_RECIPE", "Evaluation", "Evaluator", "Rule", "label_of"]
 
-RECIPE = 1  # goes up when a change in code changes what an evaluation means
+EVALUATE_RECIPE = 1  # goes up when a change in code changes what an evaluation means
 FEW_SHOT = 1  # the form of a few-shot prompt: its shots, their number and their order
 WHOLE_MATRIX = (
     5  # stages: a longer chain is evaluated on all its sets after its last stage alone, unless a file says more
@@ -101,6 +101,7 @@ class Evaluator:
         self._described = described
         self._scored_otherwise = {name: own.scorer or "none" for name, own in sets.items() if own.scorer != "exact"}
         self._made: dict[tuple[str, str], tuple[Evaluation, ...]] = {}
+        self._questions: dict[Hashable, tuple[dict[str, Any], str]] = {}  # what many models are asked, and its digest
 
     def trial_id(self, spec: TrialSpec, chain: Sequence[Trained]) -> str:
         """The id of a trial: that of its last stage, unless its answers are had or scored in a way of its own.
@@ -152,7 +153,7 @@ class Evaluator:
     def _own(
         self, spec: TrialSpec, chain: Sequence[Trained], *, after: int, place: int, scorer: str, optional: bool
     ) -> Evaluation:
-        own = chain[place].stage
+        own, examples = chain[place].stage, chain[place].config["set"]
         return self._make(
             spec,
             chain,
@@ -161,7 +162,8 @@ class Evaluator:
             label=label_of(own),
             selection=own.selection,
             chosen_by=own,
-            examples=chain[place].config["set"],
+            key=id(examples),  # one object for all stages that take the same, held by the stages of the plan
+            examples=lambda: examples,
             few_shot=False,
             scorer=scorer,
             optional=optional,
@@ -186,7 +188,8 @@ class Evaluator:
                 label=name,
                 selection=selection,
                 chosen_by=last,
-                examples={**self._selected(replace(last, selection=selection), spec.model), "at_most": True},
+                key=(name, last.selection, last.training, spec.model),
+                examples=partial(self._further_examples, last, selection, spec.model),
                 few_shot=few_shot,
                 scorer="exact" if few_shot else self._scorer_of(name) or "exact",
                 optional=False,
@@ -202,7 +205,8 @@ class Evaluator:
         label: str,
         selection: Selection,
         chosen_by: Stage,
-        examples: Mapping[str, Any],
+        key: Hashable,
+        examples: Callable[[], Mapping[str, Any]],
         few_shot: bool,
         scorer: str,
         optional: bool,
@@ -211,16 +215,21 @@ class Evaluator:
         by_default = FAMILIAR_TOKENS if few_shot else rule and rule.max_new_tokens
         most = by_default if few_shot else self._evaluate.max_new_tokens or by_default
         stage = chain[after - 1].id if after else None
-        config = {
-            "recipe": RECIPE,
-            "model": {"stage": stage} if stage else self._base(spec, chain[0].stage),
-            "examples": {**examples, "max_length": chosen_by.training.max_length},
-            "prompt": {"few_shot": FEW_SHOT} if few_shot else {"strip": spec.strip},
-            "scorer": {"name": scorer, "version": rule and rule.version},
-            "max_new_tokens": most,
-        }
+        model = {"stage": stage} if stage else self._base(spec, chain[0].stage)
+        whole = (key, chosen_by.training.max_length, few_shot, spec.strip, scorer)
+        if whole not in self._questions:
+            questions = {
+                "recipe": EVALUATE_RECIPE,
+                "examples": {**examples(), "max_length": chosen_by.training.max_length},
+                "prompt": {"few_shot": FEW_SHOT} if few_shot else {"strip": spec.strip},
+                "scorer": {"name": scorer, "version": rule and rule.version},
+                "max_new_tokens": most,
+            }
+            self._questions[whole] = questions, fingerprint("questions", questions)
+        questions, digest = self._questions[whole]
+        config = {"model": model, **questions}
         return Evaluation(
-            id=fingerprint("evaluation", config),
+            id=fingerprint("evaluation", {"model": model, "questions": digest}),
             after=after,
             stage=stage,
             of=of,
@@ -236,6 +245,9 @@ class Evaluator:
             config=config,
             optional=optional,
         )
+
+    def _further_examples(self, last: Stage, selection: Selection, model: Model) -> dict[str, Any]:
+        return {**self._selected(replace(last, selection=selection), model), "at_most": True}
 
     def _base(self, spec: TrialSpec, first: Stage) -> dict[str, Any]:
         """A base model has no settings but the numbers that it is evaluated in."""

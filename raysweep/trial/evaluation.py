@@ -1,6 +1,6 @@
 """Evaluate a model: the questions of a planned evaluation, and the rows that its answers become.
 
-What a trial evaluates is planned (`plan.evaluation`): D_A and a stage's own set after every stage, all earlier stages' own
+What a trial evaluates is planned (`plan.evaluator`): D_A and a stage's own set after every stage, all earlier stages' own
 sets where the matrix says so, and further sets. What an evaluation gave is kept under its id; a trial's tables say besides
 where in its chain it stands.
 """
@@ -18,7 +18,7 @@ from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
-from raysweep.plan.evaluation import Evaluation
+from raysweep.plan.evaluator import Evaluation
 from raysweep.store.evaluations import Evaluated
 from raysweep.trial.inputs import Inputs
 

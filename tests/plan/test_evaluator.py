@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_plan import grid
 
-from raysweep.plan.evaluation import Evaluation, Rule
+from raysweep.plan.evaluator import Evaluation, Rule
 from raysweep.plan.plan import Plan, Sources, make_plan
 
 RULES = {"exact": Rule(1, 1000), "contains": Rule(1, 1000), "numeric": Rule(1, 512)}
