@@ -20,6 +20,7 @@ __all__ = [
     "page",
     "predictions",
     "rescore",
+    "rescored_evals",
     "table",
     "transfer",
     "trials",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ __all__ = [
     "overview",
     "predictions",
     "rescore",
+    "rescored_evals",
     "sources",
     "store_url",
     "trials",
@@ -46,6 +48,9 @@ __all__ = [
 
 DEFAULT_STORE = "./raysweep-store"
 Located = TypeVar("Located", OwnSet, Text)
+
+
+_log = logging.getLogger(__name__)
 
 
 def load(file: str | Path, overrides: Sequence[str] = ()) -> LoadedSweep:
@@ -293,13 +298,49 @@ def rescore(
     data: str | Path | None = None,
     where: str | None = None,
 ) -> pd.DataFrame:
-    """`predictions` as another rule scores them (exact, contains, numeric, rouge_l), without a model.
+    """`predictions` as a rule scores them (exact, contains, numeric, rouge_l), without a model.
 
-    An answer that was cut, since its own rule could not find it right any more (`whole` is false), gets no number.
+    The rule that they were scored by gives the same numbers. By another one an answer that was cut, since its own rule
+    could not find it right any more (`whole` is false), has no `score` where the rest would decide: it lies between
+    `score_low` and `score_high`. Means of `score` leave such answers out, and a warning says so: `rescored_evals` has means
+    that do not. With `evaluate: {answers: whole}` no answer is cut.
     """
+    told = _rescored(name, scorer, store=store, data=data, where=where)
+    if undecided := int(told["score"].isna().sum()):
+        _log.warning(
+            "%d of %d answers were cut before rule %s can tell: they have no score, and a mean of the others is not the "
+            "accuracy; see score_low and score_high, or rescored_evals",
+            undecided,
+            len(told),
+            scorer,
+        )
+    return told
+
+
+def rescored_evals(
+    name: Names,
+    scorer: str,
+    *,
+    store: str | Path | None = None,
+    data: str | Path | None = None,
+    where: str | None = None,
+) -> pd.DataFrame:
+    """`evals` as a rule scores the answers that were kept: `accuracy`, and between what it lies where some were cut.
+
+    `accuracy` has no number where an answer is `undecided`; `accuracy_low` and `accuracy_high` always do.
+    """
+    from raysweep.report.long import evals_rescored
+
+    return evals_rescored(_rescored(name, scorer, store=store, data=data, where=where))
+
+
+def _rescored(name: Names, scorer: str, **how: Any) -> pd.DataFrame:
     from raysweep.report.long import rescored
 
-    return rescored(predictions(name, store=store, data=data, where=where), scorer)
+    rules = ["trial", "stage", "of", "set", "scorer", "scorer_version"]
+    asked = {**how, "where": None}
+    known = evals(name, **asked)[rules].drop_duplicates(rules[:4])
+    return rescored(predictions(name, **how).merge(known, on=rules[:4], how="left"), scorer)
 
 
 def curves(

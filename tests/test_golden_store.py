@@ -57,6 +57,17 @@ def test_a_golden_store_is_reported(store, tmp_path):
     assert (exported / "model.safetensors").stat().st_size > 0
 
 
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_golden_store_rescored_by_its_own_rule_gives_its_own_numbers(store, name):
+    known = raysweep.evals(name, store=store.url)
+    for scorer, own in known.groupby("scorer"):
+        again = raysweep.rescored_evals(name, scorer, store=store.url)
+        both = own.merge(again, on=["trial", "stage", "of", "set"], suffixes=("", "_again"))
+        assert len(both) == len(own)
+        assert both["accuracy"].tolist() == both["accuracy_again"].tolist()
+        assert not both["undecided"].any()
+
+
 def test_what_is_done_in_a_golden_store_is_not_done_again(store):
     _, jobs = load("longer.yaml").missing(store, data=None)
     assert not jobs

@@ -90,9 +90,12 @@ def _results(options: argparse.Namespace) -> int:
     import raysweep
     from raysweep.report.formats import BINARY, SUFFIXES, by_suffix, write_frame
 
-    if options.scorer and options.of != "predictions":
-        raise BadInput(f"--scorer {options.scorer}: {options.of} hold no answers; use it with --of predictions")
-    read = partial(raysweep.rescore, scorer=options.scorer) if options.scorer else getattr(raysweep, options.of)
+    by_a_rule = {"predictions": raysweep.rescore, "evals": raysweep.rescored_evals}
+    if options.scorer and options.of not in by_a_rule:
+        raise BadInput(
+            f"--scorer {options.scorer}: {options.of} hold no answers; use it with --of {' or '.join(by_a_rule)}"
+        )
+    read = partial(by_a_rule[options.of], scorer=options.scorer) if options.scorer else getattr(raysweep, options.of)
     frame = read(options.names, store=options.store, data=options.data, where=options.where)
     format = options.format or by_suffix(options.output or "", SUFFIXES, otherwise="table")
     if format in BINARY and options.output is None and sys.stdout.isatty():

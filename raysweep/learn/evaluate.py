@@ -13,7 +13,7 @@ that of `transformers.generate`, but for ties within rounding that generation it
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from raysweep.data.encoding import Question
@@ -21,6 +21,7 @@ from raysweep.data.scoring import SCORERS, Scorer
 from raysweep.learn.engine import Engine
 from raysweep.learn.generate import generate
 from raysweep.learn.teacher_forcing import dealt, force
+from raysweep.sweep.spec import Answers
 
 __all__ = ["Prediction", "Recall", "answer"]
 
@@ -46,12 +47,16 @@ def answer(
     *,
     scorer: Scorer,
     max_new_tokens: int | None = None,
+    answers: Answers = "decided",
     batch_size: int = BATCH,
 ) -> list[Prediction]:
     """Ask and score every question, in their order; every rank calls and gets the whole list.
 
-    `max_new_tokens` is the scorer's own limit where it is None.
+    `max_new_tokens` is the scorer's own limit where it is None. `answers` ends generation where a score is decided, or has
+    every answer `whole`: up to its own end or the limit, whatever its scorer says on the way.
     """
+    if answers == "whole":
+        scorer = replace(scorer, may_match=None)
     most = max_new_tokens or scorer.max_new_tokens
     reader = Reader(tokenizer, scorer, most, lambda one: most, _ends(engine, tokenizer))
     own = dealt(engine, questions)

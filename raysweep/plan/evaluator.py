@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 
 from raysweep.plan.identity import fingerprint
 from raysweep.sweep.sets import FAMILIAR, FAMILIAR_TOKENS
-from raysweep.sweep.spec import Evaluate, EveryStages, Model, OwnSet
+from raysweep.sweep.spec import Answers, Evaluate, EveryStages, Model, OwnSet
 from raysweep.sweep.stage import Selection, Stage, TrialSpec
 
 __all__ = ["EVALUATE_RECIPE", "Evaluation", "Evaluator", "Rule", "label_of"]
@@ -57,6 +57,7 @@ class Evaluation:
     scorer_version: int | None
     max_new_tokens: int | None
     tokens_by_default: int | None
+    answers: Answers
     config: Mapping[str, Any]
     optional: bool = False
 
@@ -111,11 +112,17 @@ class Evaluator:
         ways = {
             "strip": None if spec.strip == "both" else spec.strip,
             "max_new_tokens": self._evaluate.max_new_tokens,
+            "answers": self._whole,
             "scorers": self._own_scorers(chain) or None,
         }
         if not any(ways.values()):
             return chain[-1].id
         return fingerprint("trial", {"stage": chain[-1].id, **ways})
+
+    @property
+    def _whole(self) -> str | None:
+        """`whole`, or None: an evaluation of decided answers is what it was before there was a choice."""
+        return None if self._evaluate.answers == "decided" else self._evaluate.answers
 
     def evaluations(self, spec: TrialSpec, chain: Sequence[Trained]) -> tuple[Evaluation, ...]:
         """All evaluations of a trial, in the order in which its stages are trained."""
@@ -224,6 +231,7 @@ class Evaluator:
                 "prompt": {"few_shot": FEW_SHOT} if few_shot else {"strip": spec.strip},
                 "scorer": {"name": scorer, "version": rule and rule.version},
                 "max_new_tokens": most,
+                **({"answers": self._whole} if self._whole else {}),
             }
             self._questions[whole] = questions, fingerprint("questions", questions)
         questions, digest = self._questions[whole]
@@ -242,6 +250,7 @@ class Evaluator:
             scorer_version=rule and rule.version,
             max_new_tokens=most,
             tokens_by_default=by_default,
+            answers=self._evaluate.answers,
             config=config,
             optional=optional,
         )

@@ -51,9 +51,9 @@ class Sources:
     of_set: Callable[[str], Mapping[str, Any] | None]
     of_mixer: Callable[[str], Mapping[str, Any] | None]
     missing: dict[str, str] = field(default_factory=dict)
+    of_scorer: Callable[[str], Rule | None] = lambda name: None
     revisions: dict[str, str] = field(default_factory=dict)
     pins: dict[str, str] = field(default_factory=dict)
-    of_scorer: Callable[[str], Rule | None] = lambda name: None
 
 
 @dataclass(frozen=True, slots=True)

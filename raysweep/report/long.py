@@ -7,11 +7,12 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
 
-from raysweep.data.scoring import SCORERS
+from raysweep.data.scoring import SCORERS, Scorer
 from raysweep.errors import BadInput, StoreError
 from raysweep.plan.plan import Plan
 from raysweep.report.frame import SweepSource, axes_of, trials_of
@@ -20,10 +21,23 @@ from raysweep.report.statistics import average_accuracy, transfer
 from raysweep.report.where import choose
 from raysweep.store.store import EVALS, PREDICTIONS, Store
 
-__all__ = ["curves_of", "evals_of", "matrix_of", "predictions_of", "rescored", "stages_of", "transfer_of"]
+__all__ = [
+    "curves_of",
+    "evals_of",
+    "evals_rescored",
+    "matrix_of",
+    "predictions_of",
+    "rescored",
+    "stages_of",
+    "transfer_of",
+]
 
 _TRANSFER = ("forgetting", "backward_transfer", "retention_ratio", "average_accuracy")
 _READERS = 8  # threads; a bucket answers slowly, a disk does not mind
+_OF_AN_ANSWER = frozenset(
+    ("example", "prompt", "target", "golds", "prediction", "whole", "scorer", "scorer_version")
+    + ("score", "score_low", "score_high")
+)
 _CURVE = pa.schema(
     [
         ("stage", pa.int32()),
@@ -54,15 +68,59 @@ def predictions_of(sources: Sequence[SweepSource], store: Store, *, where: str |
 
 
 def rescored(predictions: pd.DataFrame, scorer: str) -> pd.DataFrame:
-    """Predictions with the `score` that another rule gives them; no number where they were cut, for they may have gone
-    on to what this rule looks for. Raises BadInput for a rule that there is not."""
+    """Predictions with the `score` that a rule gives them, and between what it lies: `score_low` and `score_high`.
+
+    `predictions` say by which rule they were scored (`scorer`, `scorer_version`): the same rule gives the same number. By
+    another one a whole answer has a number; a cut one may have gone on to what this rule looks for, and has none where that
+    makes a difference. Raises BadInput for a rule that there is not.
+    """
     if scorer not in SCORERS:
         raise BadInput(f"scorer {scorer}: there is none; use {', '.join(SCORERS)}")
     rule = SCORERS[scorer]
-    kept = predictions["whole"].eq(True) & predictions["golds"].notna()
-    told = predictions.assign(score=math.nan, scorer=rule.name, scorer_version=rule.version)
-    told.loc[kept, "score"] = [rule.score(one.prediction, list(one.golds)) for one in predictions[kept].itertuples()]
-    return told
+    bounds = [_between(one, rule) for one in predictions.itertuples()]
+    low, high = ([pair[end] for pair in bounds] for end in (0, 1))
+    score = [least if least == most else math.nan for least, most in bounds]
+    told = predictions.assign(scorer=rule.name, scorer_version=rule.version)
+    return told.assign(
+        **{
+            name: pd.Series(values, predictions.index, dtype=float)
+            for name, values in (("score", score), ("score_low", low), ("score_high", high))
+        }
+    )
+
+
+def _between(one: Any, rule: Scorer) -> tuple[float, float]:
+    """The least and the most that an answer scores by a rule."""
+    if (getattr(one, "scorer", None), getattr(one, "scorer_version", None)) == (rule.name, rule.version):
+        return one.score, one.score
+    if one.golds is None or one.whole is None:  # earlier code kept neither
+        return 0.0, 1.0
+    if one.whole:
+        score = rule.score(one.prediction, list(one.golds))
+        return score, score
+    begun = one.prediction.rstrip("\ufffd")  # a character may be half decoded where an answer was cut
+    hopeless = rule.may_match is not None and not rule.may_match(begun, list(one.golds))
+    return 0.0, 0.0 if hopeless else 1.0
+
+
+def evals_rescored(told: pd.DataFrame) -> pd.DataFrame:
+    """The accuracies of rescored predictions, one row per trial × stage × evaluated set, as `evals` has them.
+
+    `undecided` counts the answers whose score is not known; `accuracy` has no number where there are any, and lies between
+    `accuracy_low` and `accuracy_high`.
+    """
+    place = [column for column in told.columns if column not in _OF_AN_ANSWER]
+    groups = told.groupby(place, sort=False, dropna=False, observed=True)
+    found = groups.agg(
+        scorer=("scorer", "first"),
+        scorer_version=("scorer_version", "first"),
+        accuracy=("score", lambda scores: 100.0 * scores.mean(skipna=False)),
+        accuracy_low=("score_low", lambda scores: 100.0 * scores.mean()),
+        accuracy_high=("score_high", lambda scores: 100.0 * scores.mean()),
+        n=("score", "size"),
+        undecided=("score", lambda scores: int(scores.isna().sum())),
+    )
+    return found.reset_index()
 
 
 def curves_of(sources: Sequence[SweepSource], store: Store, *, where: str | None = None) -> pd.DataFrame:

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
+    "Answers",
     "Evaluate",
     "LATER",
     "Mix",
@@ -41,6 +42,7 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 Fraction = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False, strict=True)]
 Seed = Annotated[int, Field(ge=0, strict=True)]
 Precision = Literal["fp32", "bf16", "bf16_pure"]
+Answers = Literal["decided", "whole"]
 
 
 # Marks a setting that came after sweeps were recorded: while it has its default, it is not part of what a name stands for.
@@ -238,7 +240,7 @@ class Evaluate(Strict):
 
     `after` says when further sets are evaluated: after the last stage, or on the base model and after every stage.
     `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
-    then `last`.
+    then `last`. `answers` says how much of an answer is generated: until its score is decided, or the whole of it.
     """
 
     sets: tuple[str, ...] = ()
@@ -246,6 +248,7 @@ class Evaluate(Strict):
     matrix: Literal["all", "last"] | EveryStages | None = None
     every: Every = Every(epochs=1)
     max_new_tokens: Count | None = None
+    answers: Answers = "decided"
 
     @model_validator(mode="before")
     @classmethod

@@ -59,7 +59,14 @@ def evaluate(engine: Engine, asked: Asked, tokenizer: Any) -> Evaluated:
     """Ask the model in `engine` and score what it says; every rank calls and gets all answers."""
     planned = asked.evaluation
     scorer = SCORERS[planned.scorer]
-    given = answer(engine, tokenizer, asked.questions, scorer=scorer, max_new_tokens=planned.max_new_tokens)
+    given = answer(
+        engine,
+        tokenizer,
+        asked.questions,
+        scorer=scorer,
+        max_new_tokens=planned.max_new_tokens,
+        answers=planned.answers,
+    )
     predictions = [
         {
             "example": one.id,

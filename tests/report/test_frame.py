@@ -16,7 +16,7 @@ from sweeps import small
 
 import raysweep
 from raysweep.errors import BadInput
-from raysweep.report.long import rescored
+from raysweep.report.long import evals_rescored, rescored
 from raysweep.store.store import Store
 
 GRID = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none"], "ratio": [1.0, 2.0], "seed": [0, 1]}
@@ -143,6 +143,34 @@ def test_long_forms_have_a_row_for_each_evaluation_answer_and_step(tmp_path: Pat
     assert curves["stage"].unique().tolist() == [1, 2] and curves["letter"].unique().tolist() == ["a", "b"]
     with pytest.raises(BadInput, match="scorer_version"):
         raysweep.evals("small", store=store.url, where="nonsense == 1")
+
+
+def test_the_same_rule_gives_the_same_number_also_where_answers_were_cut() -> None:
+    rows = [("t", ["t"], True, 1.0), ("x", ["t"], False, 0.0), ("x", None, None, 1.0)]
+    asked = pd.DataFrame(rows, columns=["prediction", "golds", "whole", "score"])
+    own = rescored(asked.assign(scorer="exact", scorer_version=1), "exact")
+    assert own[["score", "score_low", "score_high"]].to_numpy().tolist() == [[1.0] * 3, [0.0] * 3, [1.0] * 3]
+    other = rescored(asked.assign(scorer="exact", scorer_version=0), "exact")
+    assert other["score"].tolist() == pytest.approx([1.0, 0.0, math.nan], nan_ok=True), "x is no beginning of t"
+
+
+def test_another_rule_gives_bounds_where_an_answer_was_cut() -> None:
+    """Of a cut answer only its beginning is known: what it went on to say may be right by another rule."""
+    rows = [("7", ["#### 7"], True), ("no", ["#### 7"], False), ("gr", ["green"], False), ("zz", ["green"], False)]
+    asked = pd.DataFrame(rows, columns=["prediction", "golds", "whole"]).assign(
+        trial="t", stage=1, of="a", set="s", example=list("abcd"), score=0.0, scorer="exact", scorer_version=1
+    )
+    numbers = {
+        "numeric": [(1, 1), (0, 1), (0, 1), (0, 1)],
+        "contains": [(1, 1), (0, 0), (0, 1), (0, 0)],
+    }
+    for rule, bounds in numbers.items():
+        told = rescored(asked, rule)
+        assert list(zip(told["score_low"], told["score_high"], strict=True)) == bounds
+        assert told["score"].isna().tolist() == [low != high for low, high in bounds]
+    (row,) = evals_rescored(rescored(asked, "contains")).itertuples()
+    assert (row.accuracy_low, row.accuracy_high, row.n, row.undecided) == (25.0, 50.0, 4, 1)
+    assert math.isnan(row.accuracy), "a mean of those that are known would be no accuracy"
 
 
 def test_whole_answers_are_scored_by_another_rule_and_cut_ones_get_no_number() -> None:
