@@ -17,14 +17,17 @@ __all__ = [
     "figure",
     "load",
     "page",
+    "power",
     "predictions",
+    "primary",
     "rescore",
+    "sign_agreement",
     "table",
     "transfer",
     "trials",
 ]
 
-_RESULTS = ("compare", "figure", "page", "table", "transfer")
+_RESULTS = ("compare", "figure", "page", "power", "primary", "sign_agreement", "table", "transfer")
 
 
 def __getattr__(name: str) -> Any:

@@ -129,6 +129,7 @@ class LoadedSweep:
             model=self.sweep.model.name,
             text=self._text_with_overrides(),
             plan=plan,
+            primary=self.sweep.primary,
         )
         done = _complete(store.done(wanted), plan, [self], store)
         return plan, {trial: self._job(plan, trial, store, data) for trial in wanted if trial not in done}

@@ -17,7 +17,7 @@ from typing import Any
 from raysweep.plan.identity import fingerprint
 from raysweep.sweep.catalog import MIXERS
 from raysweep.sweep.grid import Grid
-from raysweep.sweep.spec import Model, Sweep
+from raysweep.sweep.spec import Contrast, Model, Sweep
 from raysweep.sweep.stage import Mixing, Stage, TrialSpec
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "PlannedTrial",
     "Point",
     "Sources",
+    "contrast_digest",
     "familiarity_id",
     "make_plan",
     "sweep_digest",
@@ -242,3 +243,8 @@ def _slug(stage: Stage) -> str:
 def sweep_digest(sweep: Sweep) -> str:
     """The id of what a sweep's name stands for: its model and settings, without grid and runtime."""
     return fingerprint("sweep", sweep.settings().model_dump(mode="json"))
+
+
+def contrast_digest(contrast: Contrast) -> str:
+    """The id of what a sweep is run to find out: whoever changes it has another question."""
+    return fingerprint("primary", contrast.model_dump(mode="json"))

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 __all__ = [
+    "Contrast",
     "Evaluate",
     "Mix",
     "Model",
@@ -232,6 +233,23 @@ class TableSection(Strict):
         return value
 
 
+class Contrast(Strict):
+    """What a sweep is run to find out, fixed before it: two mixers by D_A's accuracy after the last stage, at the points
+    that `where` matches (a partial point, as in `exclude`), and within how many points they would count as the same.
+
+    A pair of mixers is short for `mixers`.
+    """
+
+    mixers: tuple[str, str]
+    where: dict[str, Any] = {}
+    margin: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        return {"mixers": value} if isinstance(value, list | tuple) else value
+
+
 def _size(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?\s*[kKMGT]?i?B?", text.strip()):
         raise ValueError("write a size such as 500GB, 1.5TB or 800MiB")
@@ -309,6 +327,7 @@ class Sweep(Settings):
     evaluate: Evaluate = Evaluate()
     keep: Literal["shared", "all", "none"] = "shared"
     table: TableSection = TableSection()
+    primary: Contrast | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="before")
