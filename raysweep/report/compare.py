@@ -16,7 +16,6 @@ from raysweep.report.layouts import Column, Layout, Line, Section, cells_of
 from raysweep.report.paper import ROUNDING, SEEDS, caveats, elsewhere, published_value
 from raysweep.report.statistics import (
     ALPHA,
-    MIN_SEEDS,
     alike,
     binomial_p,
     equivalence_p,
@@ -167,7 +166,7 @@ def _beside_published(
 def _prediction_error(cell: Cell) -> tuple[float | None, int]:
     """The standard error of a mean of the paper's seeds about ours, and its degrees of freedom; None where it is unknown."""
     n = len(cell.by_seed)
-    if n < MIN_SEEDS or cell.mean is None or cell.low is None or cell.high is None:
+    if cell.mean is None or cell.low is None or cell.high is None:
         return None, 0
     scale = math.sqrt(1 / n + 1 / SEEDS)
     if not alike(cell.by_seed):
