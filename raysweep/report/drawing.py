@@ -167,10 +167,10 @@ def _about_bars(values: pd.DataFrame, about: FigureKind) -> str:
     counts = sorted(set(values["n"]))
     n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
     if not (values["std"] > 0).any():
-        return f"no bars: {n}" if counts[-1] < 2 else f"no bars: all seeds alike, {n}"
+        return f"no bars: {n}" if counts[-1] < 2 else f"no bars: all runs alike, {n}"
     below, above = values["y"] - values["std"] < values["low"], values["y"] + values["std"] > values["high"]
     cut = ", cut at 0 and 100" if (below | above).any() and "%" in about.y else ""
-    return f"bars: ± one standard deviation over seeds{cut}, {n}"
+    return f"bars: ± one standard deviation over runs{cut}, {n}"
 
 
 def _bars(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:

@@ -46,22 +46,24 @@ def measure(*, data_dir: Any = None, repeats: int = 3) -> dict[str, Any]:
 
 
 def simulated(condition: str, *, facts: int, seeds: int, points: float, replicates: int, seed: int) -> dict[str, float]:
-    """In percent: `coverage` of a mean's interval, `difference_coverage` of a real difference's, and `alarms` where there is
-    none."""
+    """In percent: `coverage` of a mean's interval, `student` of the one that Student's t alone would give it,
+    `difference_coverage` of a real difference's, and `alarms` where there is none."""
     generator = np.random.default_rng([seed, facts, seeds, *condition.encode()])
     mean = mean_of(condition, points)
-    held = alarms = apart = 0
+    held = students = alarms = apart = 0
     for _ in range(replicates):
         one, other, worse = (
             scores(generator, condition, mean - less, points, shape=(seeds, facts)) for less in (0.0, 0.0, EFFECT)
         )
-        interval = seed_interval(100 * one.mean(axis=1), facts=facts)
+        values = 100 * one.mean(axis=1)
+        interval, student = (seed_interval(values, facts=known) for known in (facts, None))
         held += interval.low <= mean <= interval.high
+        students += student is not None and student.low <= mean <= student.high
         alarms += paired(one, other, margin=None).p < ALPHA
         difference = paired(one, worse, margin=None)
         apart += difference.low <= -EFFECT <= difference.high
-    return {name: 100 * count / replicates for name, count in
-            (("coverage", held), ("alarms", alarms), ("difference_coverage", apart))}  # fmt: skip
+    counts = {"coverage": held, "student": students, "alarms": alarms, "difference_coverage": apart}
+    return {name: round(100 * count / replicates, 2) for name, count in counts.items()}
 
 
 def mean_of(condition: str, points: float) -> float:
@@ -86,6 +88,7 @@ def _range(found: list[dict[str, float]], name: str) -> dict[str, float]:
     for kind in ("coverage", "difference_coverage"):
         told |= {f"{kind}_{name}_lowest": min(one[kind] for one in found)}
         told |= {f"{kind}_{name}_highest": max(one[kind] for one in found)}
+    told |= {f"student_coverage_{name}_lowest": min(one["student"] for one in found)}
     return told | {f"alarms_{name}_most": max(one["alarms"] for one in found)}
 
 

@@ -52,10 +52,10 @@ def test_bars_say_what_they_are_and_never_pass_the_ends() -> None:
     figure = make_figure("mixers", frame)
     assert figure.values["low"].tolist() == pytest.approx([90 - 200**0.5, 0.0])
     assert figure.values["high"].tolist() == pytest.approx([100.0, 2 + 8**0.5])
-    assert "bars: ± one standard deviation over seeds, cut at 0 and 100, n = 2" in figure.svg(inline=True)
+    assert "bars: ± one standard deviation over runs, cut at 0 and 100, n = 2" in figure.svg(inline=True)
     assert "no bars: n = 1" in make_figure("mixers", frame.iloc[:1]).svg(inline=True)
     uneven = make_figure("ratio", frame.iloc[:3].assign(retention=[50.0, 60.0, 20.0])).svg(inline=True)
-    assert "bars: ± one standard deviation over seeds, n = 1 to 2" in uneven
+    assert "bars: ± one standard deviation over runs, n = 1 to 2" in uneven
 
 
 @pytest.mark.parametrize("kind", ["mixers", "ratio"])
