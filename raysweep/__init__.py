@@ -18,15 +18,18 @@ __all__ = [
     "load",
     "matrix",
     "page",
+    "power",
     "predictions",
+    "primary",
     "rescore",
     "rescored_evals",
+    "sign_agreement",
     "table",
     "transfer",
     "trials",
 ]
 
-_RESULTS = ("compare", "figure", "matrix", "page", "table", "transfer")
+_RESULTS = ("compare", "figure", "matrix", "page", "power", "primary", "sign_agreement", "table", "transfer")
 
 
 def __getattr__(name: str) -> Any:

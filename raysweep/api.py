@@ -137,6 +137,7 @@ class LoadedSweep:
             model=self.sweep.model.name,
             text=self._text_with_overrides(),
             plan=plan,
+            primary=self.sweep.primary,
         )
         store.pin(self.name, sources.pins)
         pins = store.pins(self.name)

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 CORE = ["api", "cli", "errors", "plan.plan", "plan.schedule", "store.prune", "store.store", "sweep.grid", "sweep.spec"]
-HEAVY = ["ray", "torch", "transformers", "deepspeed", "datasets", "nltk", "pandas"]
+HEAVY = ["ray", "torch", "transformers", "deepspeed", "datasets", "nltk", "pandas", "scipy"]
 ROOT = Path(__file__).resolve().parent.parent
 CONTRACTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
 LAYERS = next(one["layers"] for one in CONTRACTS if one["type"] == "layers")

@@ -199,7 +199,7 @@ def _takes_table(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--show",
         choices=("mean", "std", "se", "ci", "n"),
-        help="what stands beside a mean; ci is a 95 %% bootstrap over seeds and examples (default: std; a layout: mean)",
+        help="what stands beside a mean; ci is the 95 %% interval over seeds, Student's t (default: std; a layout: mean)",
     )
     parser.add_argument(
         "--mark", choices=("lowest", "highest", "none"), help="underline in each row (default: none; table1: lowest)"

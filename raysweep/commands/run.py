@@ -90,8 +90,17 @@ def _run_and_tell(sweep: LoadedSweep, options: argparse.Namespace, *, only: dict
         frame = frame[frame["trial"] == sweep.trial_id(plan, only)]
         print(_row(frame))
     else:
+        _tell_primary(sweep, options)
         print(_table(frame, sweep))
     return _verdict(outcome, sweep)
+
+
+def _tell_primary(sweep: LoadedSweep, options: argparse.Namespace) -> None:
+    """What the sweep was run for comes before all else that came out."""
+    from raysweep.results import primary
+
+    if sweep.sweep.primary:
+        print("\n".join(primary(sweep.name, store=options.store, data=options.data)))
 
 
 def _verdict(outcome: SweepOutcome | None, sweep: LoadedSweep) -> int:

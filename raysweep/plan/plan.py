@@ -18,7 +18,7 @@ from raysweep.plan.evaluator import EVALUATE_RECIPE, Evaluation, Evaluator, Rule
 from raysweep.plan.identity import fingerprint
 from raysweep.sweep.catalog import DATASETS, MIXERS, adds_words
 from raysweep.sweep.grid import Grid
-from raysweep.sweep.spec import Model, Sweep
+from raysweep.sweep.spec import Contrast, Model, Sweep
 from raysweep.sweep.stage import Mixing, Stage, TrialSpec
 
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "PlannedTrial",
     "Point",
     "Sources",
+    "contrast_digest",
     "familiarity_id",
     "make_plan",
     "sweep_digest",
@@ -347,3 +348,8 @@ def _slug(stage: Stage) -> str:
 def sweep_digest(sweep: Sweep) -> str:
     """The id of what a sweep's name stands for: its model and settings, without grid and runtime."""
     return fingerprint("sweep", sweep.settings().recorded())
+
+
+def contrast_digest(contrast: Contrast) -> str:
+    """The id of what a sweep is run to find out: whoever changes it has another question."""
+    return fingerprint("primary", contrast.model_dump(mode="json"))

@@ -18,10 +18,12 @@ __all__ = ["EMPTY", "Cell", "average", "cells_by", "check_columns", "measure_cel
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """Mean and spread of `n` values out of `planned` trials; `low` and `high` where an interval was asked for.
+    """Mean and spread of `n` values out of `planned` trials; `low` and `high` where an interval was asked for and found.
 
-    `failed` counts trials that failed or whose records cannot be read; `memorized` is False where the first stage of some
-    trial did not memorize D_A; `mark` is what a table points out (`lowest`, `highest`).
+    `by_seed` holds the average that each seed has, `uneven` says that seeds differ in how many trials that is of, and
+    `basis` what an interval rests on, or why there is none. `failed` counts trials that failed or whose records cannot
+    be read; `memorized` is False where the first stage of some trial did not memorize D_A; `mark` is what a table points
+    out (`lowest`, `highest`).
     """
 
     mean: float | None = None
@@ -33,6 +35,9 @@ class Cell:
     memorized: bool = True
     low: float | None = None
     high: float | None = None
+    basis: str = ""
+    by_seed: tuple[float, ...] = ()
+    uneven: bool = False
     mark: str = ""
 
 
@@ -75,7 +80,8 @@ def cells_by(frame: pd.DataFrame, *, by: Sequence[str], value: str) -> dict[tupl
     found = measure_cells(frame, by=by, value=value)
     keys = [key if isinstance(key, tuple) else (key,) for key in found.index]
     rows = found.to_dict(orient="records")
-    return {key: _cell(row) for key, row in zip(keys, rows, strict=True)}
+    seeds = _by_seed(frame, by=by, value=value)
+    return {key: _cell(row, own) for key, row, own in zip(keys, rows, seeds, strict=True)}
 
 
 def average(frame: pd.DataFrame, *, over: str, members: Sequence[Any], value: str) -> Cell:
@@ -90,7 +96,8 @@ def average(frame: pd.DataFrame, *, over: str, members: Sequence[Any], value: st
         return Cell(planned=planned, failed=failed)
     once = frame[frame[over].isin(list(members))].drop_duplicates([over, "trial"])
     by_seed = once.pivot_table(index="seed", columns=over, values=value, aggfunc="mean", observed=True).dropna()
-    own = spread(by_seed.mean(axis=1).tolist())
+    by_seed = by_seed.mean(axis=1)
+    own = spread(by_seed.tolist())
     return Cell(
         mean=math.fsum(cell.mean or 0.0 for cell in found) / len(found),
         std=own.std,
@@ -99,6 +106,8 @@ def average(frame: pd.DataFrame, *, over: str, members: Sequence[Any], value: st
         planned=planned,
         failed=failed,
         memorized=all(cell.memorized for cell in found),
+        by_seed=tuple(by_seed),
+        uneven=any(cell.uneven for cell in found),
     )
 
 
@@ -120,7 +129,25 @@ def _not_memorized(frame: pd.DataFrame) -> pd.Series:
     return ~memorized & frame["accuracy_a1"].notna()
 
 
-def _cell(row: dict[str, Any]) -> Cell:
+def _by_seed(frame: pd.DataFrame, *, by: Sequence[str], value: str) -> list[dict[Any, tuple[float, int]]]:
+    """What the finished trials of each seed amount to in each group: their average, and how many they are."""
+    once = frame.drop_duplicates([*by, "trial"])
+    group = once.groupby(list(by), observed=True, sort=False, dropna=False).ngroup()
+    told = pd.DataFrame({"group": group, "seed": once["seed"], "value": once[value].astype("Float64").astype(float)})
+    found: list[dict[Any, tuple[float, int]]] = [{} for _ in range(group.nunique())]
+    measured = told.dropna(subset="value").groupby(["group", "seed"])["value"].agg(["mean", "count"])
+    for (place, seed), mean, count in measured.itertuples():
+        found[place][seed] = (mean, count)
+    return found
+
+
+def _cell(row: dict[str, Any], seeds: dict[Any, tuple[float, int]]) -> Cell:
     told = {name: None if pd.isna(row[name]) else float(row[name]) for name in ("mean", "std", "se")}
     counts = {name: int(row[name]) for name in ("n", "planned", "failed")}
-    return Cell(**told, **counts, memorized=bool(row["memorized"]))
+    return Cell(
+        **told,
+        **counts,
+        memorized=bool(row["memorized"]),
+        by_seed=tuple(mean for mean, _ in seeds.values()),
+        uneven=len({count for _, count in seeds.values()}) > 1,
+    )

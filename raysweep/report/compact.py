@@ -24,7 +24,7 @@ from raysweep.store.store import SCHEMA, Store
 
 __all__ = ["known_records", "sweep_table"]
 
-FORMAT = 3  # raised when what stands in the file changes its meaning
+FORMAT = 4  # raised when what stands in the file changes its meaning
 _KEY = b"raysweep"
 _SETTLED = 2_000_000_000  # ns
 
@@ -75,7 +75,7 @@ def _held(name: str, store: Store) -> _Compacted | None:
     try:
         table = pq.read_table(pa.BufferReader(content), page_checksum_verification=True)
         facts = json.loads(table.schema.metadata[_KEY])
-        if (facts["format"], facts["schema"]) != (FORMAT, SCHEMA):
+        if (facts["format"], facts["schema"], facts["columns"]) != (FORMAT, SCHEMA, table.column_names):
             return None
         return _parts(table, facts)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as problem:
@@ -108,7 +108,9 @@ def _write(name: str, store: Store, points: Points, records: pa.Table, stamp: tu
         "axes": points.axes,
         "plan": stamp if settled else None,
     }
-    table = join(points, records).replace_schema_metadata({_KEY: json.dumps(facts).encode()})
+    table = join(points, records)
+    facts["columns"] = table.column_names  # parquet has no checksum over its own names
+    table = table.replace_schema_metadata({_KEY: json.dumps(facts).encode()})
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink, write_page_checksum=True)
     try:

@@ -102,7 +102,7 @@ def _draw(figure: Any, about: FigureKind, values: pd.DataFrame) -> None:
         _draw_panel(axes.flat[place], about, values[values["panel"] == panel], str(panel), series)
     for spare in axes.flat[len(panels) :]:
         spare.set_visible(False)
-    _legend(figure, axes, series)
+    _legend(figure, axes, series, _about_bars(values, about))
 
 
 def _draw_panel(axis: Any, about: FigureKind, values: pd.DataFrame, title: str, series: Sequence[Any]) -> None:
@@ -143,18 +143,34 @@ def _lines(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:
         x, y = own["x"].to_numpy(float), own["y"].to_numpy(float)
         every = max(1, len(x) // 10) if len(x) > _FEW else 1
         axis.plot(x, y, color=colour, marker=marker, linestyle=dash, markevery=every, label=str(name))
-        _spread(axis, x, y, own["std"].to_numpy(float), colour)
+        _spread(axis, x, y, _reach(own), colour)
 
 
-def _spread(axis: Any, x: np.ndarray, y: np.ndarray, std: np.ndarray, colour: str) -> None:
-    """Error bars for a few points, a band along a curve; nothing where there is one seed."""
-    if not np.nansum(std) > 0:
+def _spread(axis: Any, x: np.ndarray, y: np.ndarray, reach: np.ndarray, colour: str) -> None:
+    """Error bars for a few points, a band along a curve; nothing where there is one seed. `reach` is down and up of y."""
+    if not np.nansum(reach) > 0:
         return
     if len(x) <= _FEW:
-        axis.errorbar(x, y, yerr=std, fmt="none", ecolor=colour, elinewidth=0.7, capsize=2, alpha=0.6)
+        axis.errorbar(x, y, yerr=reach, fmt="none", ecolor=colour, elinewidth=0.7, capsize=2, alpha=0.6)
     else:
-        std = np.nan_to_num(std)
-        axis.fill_between(x, y - std, y + std, color=colour, alpha=0.15, linewidth=0)
+        down, up = np.nan_to_num(reach)
+        axis.fill_between(x, y - down, y + up, color=colour, alpha=0.15, linewidth=0)
+
+
+def _reach(own: pd.DataFrame) -> np.ndarray:
+    """How far a bar goes down and up from its mean."""
+    return np.stack([own["y"] - own["low"], own["high"] - own["y"]]).astype(float)
+
+
+def _about_bars(values: pd.DataFrame, about: FigureKind) -> str:
+    """What the bars are, in the figure itself: one that is shown elsewhere has no other words with it."""
+    counts = sorted(set(values["n"]))
+    n = f"n = {counts[0]}" if len(counts) == 1 else f"n = {counts[0]} to {counts[-1]}"
+    if not (values["std"] > 0).any():
+        return f"no bars: {n}" if counts[-1] < 2 else f"no bars: all runs alike, {n}"
+    below, above = values["y"] - values["std"] < values["low"], values["y"] + values["std"] > values["high"]
+    cut = ", cut at 0 and 100" if (below | above).any() and "%" in about.y else ""
+    return f"bars: ± one standard deviation over runs{cut}, {n}"
 
 
 def _bars(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:
@@ -164,22 +180,22 @@ def _bars(axis: Any, values: pd.DataFrame, series: Sequence[Any]) -> None:
     for place, (name, colour, hatch) in enumerate(styles):
         own = values[values["series"] == name].set_index("x").reindex(places)
         at = np.arange(len(places)) + (place - (len(series) - 1) / 2) * width
-        error = own["std"].fillna(0).to_numpy(float)
-        axis.bar(at, own["y"], width * 0.92, yerr=np.where(error > 0, error, np.nan), color=colour, hatch=hatch,
+        reach = np.where(own["std"] > 0, _reach(own), np.nan)
+        axis.bar(at, own["y"], width * 0.92, yerr=reach, color=colour, hatch=hatch,
                  edgecolor="white", linewidth=0.3, ecolor=_INK, capsize=1.5, error_kw={"elinewidth": 0.8},
                  label=str(name))  # fmt: skip
     axis.set_xticks(np.arange(len(places)), [str(place) for place in places])
     axis.grid(False, axis="x")
 
 
-def _legend(figure: Any, axes: Any, series: Sequence[Any]) -> None:
+def _legend(figure: Any, axes: Any, series: Sequence[Any], title: str) -> None:
     found: dict[str, Any] = {}
     for axis in axes.flat:
         handles, labels = axis.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
     ordered = [str(name) for name in series if str(name) in found]
     handles = [found[name] for name in islice(ordered, 24)]
-    figure.legend(handles, ordered[:24], loc="outside lower center", ncols=min(4, max(1, len(ordered))))
+    figure.legend(handles, ordered[:24], loc="outside lower center", title=title, ncols=min(4, max(1, len(ordered))))
 
 
 def _in_order(column: pd.Series) -> list[Any]:

@@ -1,6 +1,7 @@
 """The figures: what each kind draws, as values in long form, before anything is drawn.
 
-Every kind gives rows of panel, series, x, y, std, n: what is drawn is exactly what `values` holds.
+Every kind gives rows of panel, series, x, y, std, n, low, high: what is drawn is exactly what `values` holds. Bars and
+bands go from low to high, one standard deviation to each side, but never past 0 or 100 %.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from raysweep.sweep.catalog import DATASETS
 
 __all__ = ["KINDS", "NEEDS_CURVES", "Figure", "FigureKind", "make_figure", "with_start"]
 
-COLUMNS = ("panel", "series", "x", "y", "std", "n")
+_FOUND = ("panel", "series", "x", "y", "std", "n")
+COLUMNS = (*_FOUND, "low", "high")
 _POINTS = 300  # of one series of a curve; more than a page can show
 
 
@@ -52,7 +54,14 @@ def make_figure(kind: str, frame: pd.DataFrame) -> Figure:
         raise BadInput(
             f"nothing to draw for {kind!r}: it shows {about.needs}, and there is no such finished trial here"
         )
-    return Figure(kind, about, values)
+    return Figure(kind, about, _with_bars(values, about))
+
+
+def _with_bars(values: pd.DataFrame, about: FigureKind) -> pd.DataFrame:
+    """Where each bar begins and ends: no accuracy is below 0 or above 100, and no loss below 0."""
+    highest = 100.0 if "%" in about.y else None
+    low = (values["y"] - values["std"]).clip(lower=0.0)
+    return values.assign(low=low, high=(values["y"] + values["std"]).clip(upper=highest))
 
 
 def with_start(curves: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -225,7 +234,7 @@ def _averaged(told: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def _named(found: pd.DataFrame) -> pd.DataFrame:
     named = found.rename(columns={"_panel": "panel", "_series": "series", "_x": "x"})
-    return named[list(COLUMNS)]
+    return named[list(_FOUND)]
 
 
 def _thinned(values: pd.DataFrame) -> pd.DataFrame:
@@ -237,7 +246,7 @@ def _thinned(values: pd.DataFrame) -> pd.DataFrame:
 
 
 def _nothing() -> pd.DataFrame:
-    return pd.DataFrame(columns=list(COLUMNS))
+    return pd.DataFrame(columns=list(_FOUND))
 
 
 def _words(frame: pd.DataFrame, column: str) -> pd.Series:

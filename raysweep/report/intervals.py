@@ -1,50 +1,60 @@
-"""Bootstrap intervals of cells, from the answers of their trials: seeds and examples are both drawn again."""
+"""Intervals of cells: seeds are the unit, and the facts give a bound where all seeds are alike."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from raysweep.errors import BadInput
 from raysweep.report.cells import Cell
-from raysweep.report.statistics import bootstrap
+from raysweep.report.statistics import MIN_SEEDS, difference_interval, seed_interval, too_few
 
 __all__ = ["Intervals"]
 
-_SEED = 0  # of the bootstrap: the same records give the same intervals
-_OF = {
-    "retention": ("a", "last"),
-    "accuracy_a1": ("a", "first"),
-    "accuracy_b": ("b", "first"),
-    "accuracy_c": ("c", "first"),
-}
+_UNEVEN = "no interval where seeds have unequal numbers of trials"
+_NO_FACTS = "no interval where all seeds are alike and no facts bound the value"
+_OF_A = ("retention", "forgetting")  # stages of D_A
 
 
 class Intervals:
-    """Scores of every trial on the set that a measure is about, one array for each trial, in percent."""
+    """Gives cells their intervals; it knows how many facts stand behind each accuracy of each trial."""
 
-    def __init__(self, predictions: pd.DataFrame, value: str) -> None:
-        """Raises BadInput for measures that are not a mean over examples."""
-        if value not in _OF:
-            raise BadInput(f"there is no interval over examples for {value!r}; there is for {', '.join(_OF)}")
-        letter, which = _OF[value]
-        rows = predictions[predictions["of"] == letter]
-        stages = rows.groupby("trial")["stage"]
-        rows = rows[rows["stage"] == stages.transform("max" if which == "last" else "min")]
-        self._scores = {
-            trial: 100.0 * group.groupby("example")["score"].mean() for trial, group in rows.groupby("trial")
+    def __init__(self, evals: pd.DataFrame) -> None:
+        """`evals` are rows as `raysweep.evals` gives them."""
+        about = evals["of"].astype(object).where(evals["of"].notna(), evals["set"].astype(object))
+        self._facts: Mapping[tuple[str, str], int] = {
+            (trial, of): int(n) for trial, of, n in zip(evals["trial"], about, evals["n"], strict=True)
         }
 
-    def add(self, cell: Cell, trials: Iterable[str]) -> Cell:
-        """The cell with the interval of its mean; as it is where its trials were not asked the same examples."""
-        found = [self._scores[trial] for trial in dict.fromkeys(trials) if trial in self._scores]
-        if cell.mean is None or len(found) != cell.n:
+    def add(self, cell: Cell, trials: Iterable[str], value: str) -> Cell:
+        """The cell with the interval of its mean over seeds, or with the reason why it has none."""
+        if cell.mean is None:
             return cell
-        together = pd.concat(found, axis=1, join="inner").to_numpy().T
-        if not together.size:
-            return cell
-        interval = bootstrap(np.asarray(together), seed=_SEED)
-        return replace(cell, low=interval.low, high=interval.high)
+        if cell.uneven:
+            return replace(cell, basis=_UNEVEN)
+        if len(cell.by_seed) < MIN_SEEDS:
+            return replace(cell, basis=too_few(len(cell.by_seed)))
+        interval = difference_interval if value == "forgetting" else seed_interval
+        found = interval(cell.by_seed, facts=self._fewest(trials, value))
+        if found is None:
+            return replace(cell, basis=_NO_FACTS)
+        return replace(cell, low=found.low, high=found.high, basis=found.basis)
+
+    def _fewest(self, trials: Iterable[str], value: str) -> int | None:
+        """How many facts the value is an accuracy of, the fewest of any trial; None where it is none."""
+        about = _about(value)
+        counts = {self._facts[trial, about] for trial in trials if about and (trial, about) in self._facts}
+        return min(counts, default=None)
+
+
+def _about(value: str) -> str | None:
+    """What an accuracy is about: the letter of a stage's set, or the name of a set beyond the chain."""
+    if value in _OF_A or value.startswith(("retention_", "accuracy_a")):
+        return "a"
+    if found := re.fullmatch(r"accuracy_([b-z])", value):
+        return found[1]
+    if value.startswith("familiar_"):
+        return value.replace("_", "/", 1)
+    return value.removeprefix("asked_") if value.startswith("asked_") else None

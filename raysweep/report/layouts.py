@@ -155,7 +155,7 @@ def lay_out(
 ) -> Table:
     """The trials in a layout of the paper; a cell without a finished trial is `·`, and an average needs all its cells.
 
-    `intervals` adds those of the bootstrap to all cells but averages, which show their standard deviation.
+    `intervals` adds those over seeds; of an average, they are those of the averages that the seeds have.
     """
     rows = [_row(frame, chosen, section, line, intervals) for section in chosen.sections for line in chosen.lines]
     table = Table(
@@ -181,14 +181,17 @@ def cells_of(
     if section.value not in frame.columns:
         return [_unmeasured(own, column) for column in columns]
     found = cells_by(own, by=["d_b"], value=section.value) if len(own) else {}
-    if intervals:
-        found = {key: intervals.add(cell, own.loc[own["d_b"] == key[0], "trial"]) for key, cell in found.items()}
-    return [
+    cells = [
         average(own, over="d_b", members=column.members, value=section.value)
         if column.members
         else found.get((column.d_b,), EMPTY)
         for column in columns
     ]
+    if not intervals:
+        return cells
+    sets = [column.members or (column.d_b,) for column in columns]
+    trials = [own.loc[own["d_b"].isin(list(members)), "trial"] if len(own) else [] for members in sets]
+    return [intervals.add(cell, behind, section.value) for cell, behind in zip(cells, trials, strict=True)]
 
 
 def matching(frame: pd.DataFrame, match: Mapping[str, Any]) -> pd.DataFrame:

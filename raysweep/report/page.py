@@ -22,6 +22,7 @@ from raysweep.report.frame import SweepSource, trials_of
 from raysweep.report.layouts import LAYOUTS, Layout, lay_out, other_models
 from raysweep.report.long import curves_of
 from raysweep.report.pivot import pivot
+from raysweep.report.primary import Said, report_primary
 from raysweep.report.table import Table, TableRow, html_table
 from raysweep.store.store import Store
 from raysweep.sweep.spec import TableSection
@@ -50,6 +51,8 @@ def write_pages(
     store: Store,
     section: TableSection,
     every: float | None,
+    *,
+    said: Said,
 ) -> Iterator[str]:
     """Write the page and say where the sweeps stand; with `every` again each so many seconds until no trial is left.
 
@@ -63,7 +66,8 @@ def write_pages(
         frame = trials_of(sources, store)
         counts = status(frame)
         waiting = every is not None and any(counts.get(name) for name in _OPEN)
-        _write(output, render_page(names, sources, frame, store, section, refresh=every if waiting else None))
+        refresh = every if waiting else None
+        _write(output, render_page(names, sources, frame, store, section, refresh=refresh, said=said))
         yield ", ".join(f"{count} {name}" for name, count in counts.items())
         if not waiting or every is None:
             return
@@ -78,8 +82,9 @@ def render_page(
     section: TableSection,
     *,
     refresh: float | None,
+    said: Said,
 ) -> str:
-    """The page as HTML; with `refresh` it reloads itself every so many seconds."""
+    """The page as HTML; with `refresh` it reloads itself every so many seconds. `said` are the contrasts of its files."""
     command = _Command(names, store)
     return _template().render(
         title=", ".join(names),
@@ -88,6 +93,7 @@ def render_page(
         status=status(frame),
         commands={name: command(name) for name in ("results", "list", "table")},
         plan_command=command.plan(),
+        primary=report_primary(sources, store, said=said),
         sharing=sharing(sources, frame, store),
         tables=_tables(frame, section, command),
         figures=_figures(sources, frame, store, command),

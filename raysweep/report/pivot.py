@@ -28,7 +28,7 @@ def pivot(
 ) -> Table:
     """A table of `value` over everything that is neither a row nor a column: mean, spread and n in each cell.
 
-    `intervals` adds those of the bootstrap, for `show="ci"`. Raises BadInput for columns that are not there and for
+    `intervals` adds those over seeds, for `show="ci"`. Raises BadInput for columns that are not there and for
     values that are no numbers.
     """
     by = [*rows, columns]
@@ -37,7 +37,7 @@ def pivot(
     check_columns(frame, by, value)
     cells = cells_by(frame, by=by, value=value)
     if intervals:
-        cells = {key: intervals.add(cell, trials) for (key, cell), trials in _beside(cells, frame, by)}
+        cells = {key: intervals.add(cell, trials, value) for (key, cell), trials in _beside(cells, frame, by)}
     across = _values(frame[columns])
     down = list(dict.fromkeys(key[:-1] for key in cells))
     made = [

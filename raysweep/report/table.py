@@ -65,11 +65,36 @@ class Table:
             "✗ failed": any(cell.mean is None and cell.failed for cell in cells),
             "(n/N) n of N trials are finished": any(0 < cell.n < cell.planned for cell in cells),
             "* a first stage did not memorize D_A": any(not cell.memorized for cell in cells),
+            **_spreads(cells, self.show),
             "underlined (_) the lowest of its row": any(cell.mark == "lowest" for cell in cells),
             "underlined (_) the highest of its row": any(cell.mark == "highest" for cell in cells),
         }
         told = [meaning for meaning, there in meanings.items() if there]
         return [*(["; ".join(told)] if told else []), *self.notes]
+
+
+def _spreads(cells: Sequence[Cell], show: str) -> dict[str, bool]:
+    """What stands beside the means, and why it does not stand beside others."""
+    shown = [cell for cell in cells if cell.mean is not None]
+    if show == "ci":
+        with_one = any(cell.low is not None for cell in shown)
+        without = {cell.basis: True for cell in shown if cell.low is None and cell.basis}
+        bounds = {cell.basis: True for cell in shown if cell.low is not None and not cell.basis.startswith("Student")}
+        return {
+            "[low, high] 95 % interval of the mean over seeds, on these facts (Student's t)": with_one,
+            **bounds,
+            **without,
+        }
+    beside = {"std": "standard deviation", "se": "standard error"}.get(show)
+    return (
+        {f"± {beside} of a sample of (n) trials": any(_beside(cell, show) is not None for cell in shown)}
+        if beside
+        else {}
+    )
+
+
+def _beside(cell: Cell, show: str) -> float | None:
+    return {"std": cell.std, "se": cell.se}.get(show)
 
 
 def render(table: Table, format: str = "text") -> str:
@@ -95,7 +120,7 @@ def cell_text(cell: Cell, show: str, *, plus_minus: str = " ± ") -> str:
         return FAILED if cell.failed else MISSING
     count = f"{cell.n}/{cell.planned}" if cell.n < cell.planned else str(cell.n)
     star = NOT_MEMORIZED if not cell.memorized else ""
-    beside = {"std": cell.std, "se": cell.se}.get(show)
+    beside = _beside(cell, show)
     match show:
         case "mean":
             shown = f" ({count})" if cell.n < cell.planned else ""
@@ -160,17 +185,17 @@ def _latex_row(row: TableRow, table: Table) -> str:
 
 
 def _csv(table: Table) -> str:
-    """Numbers in full, each with its std, n and N in columns of its own; empty where there is none."""
+    """Numbers in full, each with its std, n and N in columns of its own (and its interval); empty where there is none."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     sections = ["section"] if _sections(table) else []
     labels = [_grouped_label(head.group, head.label, table) for head in table.columns]
-    writer.writerow(
-        [*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ("", " std", " n", " N"))]
-    )
+    ends = ("", " std", " n", " N", *((" low", " high") if table.show == "ci" else ()))
+    writer.writerow([*sections, *table.heads, *(f"{label}{end}" for label in labels for end in ends)])
     for row in table.rows:
         section = [row.section] if sections else []
-        numbers = [part for cell in row.cells for part in (cell.mean, cell.std, cell.n, cell.planned)]
+        parts = [(cell.mean, cell.std, cell.n, cell.planned, cell.low, cell.high) for cell in row.cells]
+        numbers = [part for cell in parts for part in cell[: len(ends)]]
         writer.writerow([*section, *row.labels, *("" if part is None else part for part in numbers)])
     return out.getvalue().rstrip("\n")
 

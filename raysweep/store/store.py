@@ -3,7 +3,8 @@
     <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  evals/  record.json
     <store>/models/<slug>-<digest>/ evals/ (of a base model)
     <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
-    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name)
+    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name,
+                                    and the contrasts that it was run for)
                                     status.json (the last sign of life of its run: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
@@ -15,6 +16,7 @@ is in `stages`, how evaluations are in `evaluations`.
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,12 @@ from typing import Any
 import pyarrow as pa
 
 from raysweep.errors import BadInput
-from raysweep.plan.plan import Plan
+from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
+from raysweep.store.provenance import timestamp
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 from raysweep.store.sweep_text import read_sweep_text
-from raysweep.sweep.spec import NAME_PATTERN
+from raysweep.sweep.spec import NAME_PATTERN, Contrast
 
 __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "UNKNOWN_LIMIT", "FinishedStage", "Store", "earlier_limit"]
 
@@ -153,8 +156,13 @@ class Store(Stages):
         """Say how far a run of a sweep is."""
         self.files.write_json(f"sweeps/{name}/status.json", said)
 
-    def record_sweep(self, name: str, *, digest: str, model: str, text: str, plan: Plan) -> None:
-        """Add a plan's points to a sweep; BadInput where the name stands for another model or other settings."""
+    def record_sweep(
+        self, name: str, *, digest: str, model: str, text: str, plan: Plan, primary: Contrast | None = None
+    ) -> None:
+        """Add a plan's points to a sweep; BadInput where the name stands for another model or other settings.
+
+        `primary` is the contrast that it is run for: what it was before stays in the record too.
+        """
         known = self.files.read_json(f"sweeps/{name}/plan.json")
         if known and known["settings"] != digest:
             raise BadInput(
@@ -171,18 +179,18 @@ class Store(Stages):
                 }
                 points[_key(row)] = row
         earlier = earlier_limit(known, self.sweep_text(name)) if known else None
-        self.files.write_json(
-            f"sweeps/{name}/plan.json",
-            {
-                "name": name,
-                "schema": SCHEMA,
-                "settings": digest,
-                "model": model,
-                "points": list(points.values()),
-                "evaluations": True,  # from here on, evaluations have ids
-                "earlier": earlier,
-            },
-        )
+        record = {
+            "name": name,
+            "schema": SCHEMA,
+            "settings": digest,
+            "model": model,
+            "points": list(points.values()),
+            "evaluations": True,  # from here on, evaluations have ids
+            "earlier": earlier,
+        }
+        if contrasts := self._contrasts(known or {}, primary, [point["trial"] for point in points.values()]):
+            record["primary"] = contrasts
+        self.files.write_json(f"sweeps/{name}/plan.json", record)
         self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
 
     def pins(self, name: str) -> dict[str, str]:
@@ -194,6 +202,20 @@ class Store(Stages):
         known = self.pins(name)
         if new := {key: commit for key, commit in commits.items() if key not in known}:
             self.files.write_json(f"sweeps/{name}/pins.json", {**new, **known})
+
+    def _contrasts(
+        self, known: Mapping[str, Any], primary: Contrast | None, trials: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """All contrasts that a sweep was ever said to be run for, each with the number of trials that were done then."""
+        said = list(known.get("primary", []))
+        digest = contrast_digest(primary) if primary else None
+        if digest == (said[-1]["hash"] if said else None):
+            return said
+        contrast = primary.model_dump(mode="json") if primary else None
+        return [
+            *said,
+            {"hash": digest, "contrast": contrast, "at": timestamp(time.time()), "done": len(self.finished(trials))},
+        ]
 
 
 def earlier_limit(plan: Mapping[str, Any], text: str) -> dict[str, Any] | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import fnmatch
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -43,6 +43,7 @@ class Grid:
         self._stage = cache(self._make_stage)
         self._check_exclude()
         self._check_evaluate()
+        self._check_primary()
         self._base = sweep.model_dump(include=set(Settings.model_fields), exclude_unset=True)
         for values in itertools.product(*(self.axes[axis] for axis in self._free)):
             self._settings_of(values)
@@ -181,6 +182,32 @@ class Grid:
                     f"{self._places.of(('evaluate', 'sets', index))}: evaluate: {name!r} is not a set with a scorer; "
                     f"allowed: {', '.join(allowed)}.{nearest(name, allowed)}"
                 )
+
+    def _check_primary(self) -> None:
+        """A contrast that the grid cannot show would be found out only after the last trial."""
+        contrast = self.sweep.primary
+        if contrast is None:
+            return
+        for index, mixer in enumerate(contrast.mixers):
+            if mixer not in self.axes["mixer"]:
+                raise self._wrong_primary(("mixers", index), mixer, self.axes["mixer"])
+        if contrast.mixers[0] == contrast.mixers[1]:
+            raise BadInput(
+                f"{self._places.of(('primary',))}: primary: {contrast.mixers[0]!r} with itself; give two mixers"
+            )
+        allowed = [axis for axis in self.axes if axis not in ("mixer", "seed")]
+        for axis, wanted in contrast.where.items():
+            if axis not in allowed:
+                raise self._wrong_primary(("where", axis), axis, allowed)
+            if not any(matches({axis: value}, {axis: wanted}) for value in self.axes[axis]):
+                raise self._wrong_primary(("where", axis), wanted, self.axes[axis])
+
+    def _wrong_primary(self, path: tuple[Any, ...], found: Any, allowed: Sequence[Any]) -> BadInput:
+        words = [str(value) for value in allowed]
+        near = nearest(found, words)
+        return BadInput(
+            f"{self._places.of(('primary', *path))}: primary: {found!r} is not in the grid; allowed: {', '.join(words)}.{near}"
+        )
 
     def _wrong(self, path: tuple[Any, ...], message: str) -> BadInput:
         return BadInput(f"{self._places.of(('grid', *path))}: grid: {message}")

@@ -16,6 +16,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 __all__ = [
     "Answers",
+    "Contrast",
     "Evaluate",
     "LATER",
     "Mix",
@@ -271,6 +272,23 @@ class TableSection(Strict):
         return value
 
 
+class Contrast(Strict):
+    """What a sweep is run to find out, fixed before it: two mixers by D_A's accuracy after the last stage, at the points
+    that `where` matches (a partial point, as in `exclude`), and within how many points they would count as the same.
+
+    A pair of mixers is short for `mixers`.
+    """
+
+    mixers: tuple[str, str]
+    where: dict[str, Any] = {}
+    margin: Positive | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_pair(cls, value: Any) -> Any:
+        return {"mixers": value} if isinstance(value, list | tuple) else value
+
+
 def _size(text: str) -> str:
     if not re.fullmatch(r"\d+(\.\d+)?\s*[kKMGT]?i?B?", text.strip()):
         raise ValueError("write a size such as 500GB, 1.5TB or 800MiB")
@@ -353,6 +371,7 @@ class Sweep(Settings):
     evaluate: Evaluate = Evaluate()
     keep: Literal["shared", "all", "none"] = "shared"
     table: TableSection = TableSection()
+    primary: Contrast | None = None
     runtime: Runtime = Runtime()
 
     @model_validator(mode="before")

@@ -1,10 +1,13 @@
-"""Stores with results in them, without any training."""
+"""Stores with results in them, without any training, in the shape that the real writer gives them.
+
+`tests/report/test_real_results.py` holds them beside records that `execute` wrote.
+"""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +15,13 @@ import pandas as pd
 from sweeps import small
 
 from raysweep.api import LoadedSweep
-from raysweep.store.store import Store
+from raysweep.store import records
+from raysweep.store.store import FinishedStage, Store
+from raysweep.trial.measures import of_trial
 
 EXAMPLES = 20
+STARTED, FINISHED = "2026-01-02T03:04:05.678+00:00", "2026-01-02T04:04:05.678+00:00"
+PROVENANCE = {"commit": "0123456789ab", "versions": {"python": "3.11"}, "machine": "a machine"}
 Outcome = Mapping[str, Any] | str | None  # measures of a finished trial; a status; None for a trial that never began
 
 
@@ -29,9 +36,16 @@ def filled(folder: Path, outcome: Callable[[Mapping[str, Any]], Outcome], **chan
 def fill(sweep: LoadedSweep, store: Store, outcome: Callable[[Mapping[str, Any]], Outcome]) -> None:
     """Plan a sweep in a store and write the records of its trials."""
     plan = sweep.plan()
-    store.record_sweep(sweep.name, digest=sweep_digest(sweep), model=sweep.sweep.model.name, text=sweep.text, plan=plan)
+    store.record_sweep(
+        sweep.name,
+        digest=sweep_digest(sweep),
+        model=sweep.sweep.model.name,
+        text=sweep.text,
+        plan=plan,
+        primary=sweep.sweep.primary,
+    )
     for point in plan.points:
-        put(store, point.trial, outcome(point.values))
+        put(store, point.trial, outcome(point.values), point=point.values, stages=plan.trials[point.trial].stages)
 
 
 def sweep_digest(sweep: LoadedSweep) -> str:
@@ -41,53 +55,84 @@ def sweep_digest(sweep: LoadedSweep) -> str:
     return digest(sweep.sweep)
 
 
-def put(store: Store, trial: str, outcome: Outcome) -> None:
+def put(
+    store: Store, trial: str, outcome: Outcome, *, point: Mapping[str, Any] | None = None, stages: Sequence[str] = ()
+) -> None:
     """Write one trial's record."""
     match outcome:
         case None:
             return
         case str(status):
-            store.write_trial(trial, {**header(), "status": status, "error": f"{status} it is\nand more"})
+            failed = {"error": f"{status} it is\nand more", "traceback": None, "finished": FINISHED}
+            store.write_trial(trial, {**header(point, stages), "status": status, **failed})
         case measures:
-            store.commit_trial(trial, done(measures), evals=evals(measures), predictions=predictions(measures))
+            done = [finished(stage, measures) for stage in (1, 2)]
+            rows = [row for stage in done for row in stage.record["metrics"]["evaluations"]]
+            metrics = {**of_trial([(stage, False) for stage in done], letters="ab"), **measures}
+            record = records.done_trial(header(point, stages), metrics=metrics, reused=[], evaluated=_beyond(rows))
+            answers = [answer for row in rows for answer in predictions(row)]
+            store.commit_trial(trial, {**record, "finished": FINISHED}, evals=rows, predictions=answers)
 
 
-def header() -> dict[str, Any]:
+def header(point: Mapping[str, Any] | None = None, stages: Sequence[str] = ()) -> dict[str, Any]:
     """What every record has."""
-    return {
-        "attempts": 1,
-        "started": "2026-01-02T03:04:05.678+00:00",
-        "provenance": {"commit": "0123456789ab", "versions": {"python": "3.11"}, "machine": "a machine"},
+    made = records.trial_header(point=point or {}, model="tiny", stages=stages, before={}, began=0.0)
+    return {**made, "started": STARTED, "provenance": PROVENANCE}
+
+
+def finished(stage: int, measures: Mapping[str, Any]) -> FinishedStage:
+    """A stage that went as the measures of its trial say."""
+    return FinishedStage(
+        f"stage-{stage}",
+        records.finished_stage(
+            slug="kvr-none-s0",
+            letter=" ab"[stage],
+            outcome={
+                "steps": 15 - 5 * stage,
+                "epochs": 2.0,
+                "loss": 0.5,
+                "tokens": 100,
+                "seconds": 3.0 - stage,
+                "peak_memory": None,
+                "stopped_by": "epochs",
+            },
+            evaluations=evals(stage, measures),
+            data={"set": {"examples": EXAMPLES, "digest": "d" * 64, "counts": {}}, "mixing": None},
+            engine={"zero_stage": 3, "world_size": 1},
+            began=0.0,
+        ),
+    )
+
+
+def evals(stage: int, measures: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """What a stage was asked: D_A, its own set, and after the last one the sets beyond the chain."""
+    told = {"accuracy_a1": 100.0, "accuracy_b": 0.0} | {
+        name: value for name, value in measures.items() if isinstance(value, float | int | None)
     }
-
-
-def done(measures: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a finished trial."""
-    first, last = measures.get("accuracy_a1", 100.0), measures.get("retention")
-    lost = first - last if last is not None else None
-    base = {"accuracy_a1": first, "retention": last, "forgetting": lost, "steps_1": 10, "steps_2": 5}
-    base |= {"seconds_1": 2.0, "seconds_2": 1.0, "memorized_1": True, "reused_1": False, "stopped_by_1": "epochs"}
-    finished = "2026-01-02T04:04:05.678+00:00"
-    return {**header(), "status": "done", "error": None, "metrics": {**base, **measures}, "finished": finished}
-
-
-def evals(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Evaluations of D_A after both stages."""
-    common = {"of": "a", "set": "kvr", "scorer": "exact", "scorer_version": 1, "n": EXAMPLES, "proven": 0}
+    if stage == 1:
+        rows = {("a", "kvr"): told["accuracy_a1"]}
+    else:
+        rows = {("a", "kvr"): told.get("retention"), ("b", "id"): told.get("accuracy_b")}
+        beyond = {name.replace("_", "/", 1): value for name, value in told.items() if name.startswith("familiar_")}
+        rows |= {(None, name): value for name, value in beyond.items()}
+    common = {"scorer": "exact", "scorer_version": 1, "n": EXAMPLES, "proven": 0}
     return [
-        {**common, "stage": stage, "accuracy": measures.get(name)}
-        for stage, name in ((1, "accuracy_a1"), (2, "retention"))
+        {"stage": stage, "of": of, "set": name, **common, "accuracy": accuracy} for (of, name), accuracy in rows.items()
     ]
 
 
-def predictions(measures: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Answers of which the first are right, as many as the retention says."""
-    right = round(EXAMPLES * (measures.get("retention") or 0) / 100)
-    common = {"stage": 2, "of": "a", "set": "kvr", "prompt": "?", "golds": ["t"], "whole": True}
+def predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The answers of an evaluation, of which the first are right, as many as its accuracy says."""
+    right = round(EXAMPLES * (row["accuracy"] or 0) / 100)
+    common = {"stage": row["stage"], "of": row["of"], "set": row["set"], "prompt": "?", "golds": ["t"], "whole": True}
     return [
         {**common, "example": f"e{number}", "target": "t", "prediction": "t", "score": float(number < right)}
         for number in range(EXAMPLES)
     ]
+
+
+def _beyond(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    return sorted(row["set"] for row in rows if row["of"] is None)
 
 
 def commit_stages(sweep: LoadedSweep, store: Store, *, accuracy: bool = True) -> None:

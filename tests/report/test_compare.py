@@ -9,23 +9,34 @@ from typing import Any
 import pandas as pd
 import pytest
 from filling import filled, rows
+from scipy import stats
 
 import raysweep
 from raysweep.errors import BadInput
-from raysweep.report.compare import compare_with_paper, summary
+from raysweep.report.compare import compare_with_paper, sign_agreement, summary
+from raysweep.report.intervals import Intervals
 from raysweep.report.layouts import LAYOUTS, other_models
 from raysweep.report.paper import published
 
 
+def evals(frame: pd.DataFrame, n: int = 2000) -> Intervals:
+    """As if each trial had been asked so many facts."""
+    return Intervals(pd.DataFrame({"trial": frame["trial"], "of": "a", "set": "kvr", "n": n}))
+
+
+def against(frame: pd.DataFrame, name: str, *, margin: float | None = None, n: int = 2000) -> pd.DataFrame:
+    return compare_with_paper(frame, LAYOUTS[name], intervals=evals(frame, n), margin=margin)
+
+
 def compared(name: str, **columns: Any) -> pd.DataFrame:
-    return compare_with_paper(rows(**columns), LAYOUTS[name]).set_index(["d_a", "d_b", "mixer"])
+    return against(rows(**columns), name).set_index(["d_a", "d_b", "mixer"])
 
 
 def test_all_published_numbers_ship_with_the_package_and_are_compared_with() -> None:
     assert len(published()) == 495
     empty = rows(retention=[1.0]).iloc[:0]
-    for name, chosen in LAYOUTS.items():
-        found = compare_with_paper(empty, chosen)
+    for name in LAYOUTS:
+        found = against(empty, name)
         assert found["published"].notna().sum() == (published()["table"] == name).sum(), name
         assert set(found["verdict"]) <= {"not in the sweep"}
 
@@ -34,7 +45,8 @@ def test_a_cell_is_compared_with_its_published_one() -> None:
     found = compared("table1", d_b="lama", seed=[0, 1, 2], retention=[1.0, 2.0, 3.0]).loc["kvr", "lama", "none/none"]
     assert (found["ours"], found["published"], found["n"]) == (2.0, 2.1, 3)
     assert found["difference"] == pytest.approx(-0.1) and found["verdict"] == "within noise"
-    assert found["noise"] == pytest.approx(4.303 * (2 / 3) ** 0.5 + 0.05)
+    assert found["noise"] == pytest.approx(stats.t.ppf(0.975, 2) * (2 / 3) ** 0.5 + 0.05)
+    assert found["p"] == pytest.approx(2 * stats.t.sf(0.05 / (2 / 3) ** 0.5, 2)), "less the rounding of print"
 
 
 @pytest.mark.parametrize(
@@ -42,6 +54,9 @@ def test_a_cell_is_compared_with_its_published_one() -> None:
     [
         ([50.0, 51.0, 52.0], ["done"] * 3, "differs"),
         ([2.0, None, None], ["done", "failed", "pending"], "one seed"),
+        ([50.0, 51.0, None], ["done", "done", "pending"], "too few seeds"),
+        ([50.0] * 3, ["done"] * 3, "differs"),
+        ([2.05, 2.05, 2.05], ["done"] * 3, "within noise"),
         ([None] * 3, ["pending", "running", "pending"], "not finished"),
         ([None] * 3, ["failed", "pending", "pending"], "failed"),
     ],
@@ -52,6 +67,58 @@ def test_what_is_missing_is_said(values: list[Any], status: list[str], verdict: 
     assert found.loc[("popqa", "lama", "none/none"), "verdict"] == "not in the sweep"
 
 
+def test_a_cell_whose_seeds_are_alike_is_judged_by_its_facts() -> None:
+    """Three times 0 of 2,000 and the paper's 0.5: no width of 0 calls that a difference. Of 20,000 it is one."""
+    frame = rows(d_b="id", seed=[0, 1, 2], retention=[0.0] * 3)
+    few, many = (against(frame, "table1", n=n).set_index(["d_a", "d_b"]).loc[("kvr", "id")] for n in (200, 20_000))
+    assert few["published"] == 0.5 and few["noise"] > 1 and few["verdict"] == "within noise"
+    assert many["noise"] < 0.2 and many["p"] < few["p"]
+
+
+def test_every_cell_shown_is_corrected_for_and_what_only_differs_alone_is_said() -> None:
+    sets = ["lama", "entityqa", "webqa"]
+    frame = rows(d_b=[one for one in sets for _ in range(3)], seed=[0, 1, 2] * 3, retention=[4.0, 5.0, 6.0] * 3)
+    found = against(frame, "table1").set_index(["d_a", "d_b"]).loc["kvr"]
+    tested = found[found["p"].notna()]
+    assert list(tested.index) == sets, "an average needs all its sets"
+    assert (tested["p_corrected"] >= tested["p"]).all() and tested["p_corrected"].max() <= 1
+    assert tested["p_corrected"].min() == pytest.approx(3 * tested["p"].min())
+    beyond = tested[tested["difference"].abs() > tested["noise"]]
+    assert set(beyond["verdict"]) <= {"differs", "differs alone"}
+
+
+def test_a_difference_below_the_papers_is_judged_as_one_above_it() -> None:
+    low = compared("table1", d_a="triviaqa", d_b="webqa", seed=[0, 1, 2], retention=[0.1, 0.2, 0.3])
+    cell = low.loc[("triviaqa", "webqa", "none/none")]
+    assert cell["difference"] < -cell["noise"] and cell["verdict"] == "differs"
+
+
+def test_equivalence_with_the_paper_is_claimed_only_within_a_margin() -> None:
+    frame = rows(d_b="lama", seed=[0, 1, 2], retention=[2.0, 2.1, 2.2])
+    verdicts = {
+        margin: against(frame, "table1", margin=margin).set_index(["d_a", "d_b"]).loc[("kvr", "lama"), "verdict"]
+        for margin in (None, 0.2, 5.0)
+    }
+    assert verdicts == {None: "within noise", 0.2: "within noise", 5.0: "equivalent"}
+
+
+def test_signs_are_compared_with_the_papers_by_an_exact_test() -> None:
+    """As if our numbers were the paper's, but for one D_B where mixing harms."""
+    cells = published().query("table == 'table2' and not d_b.str.startswith('avg_')", engine="python")
+    cells = cells.assign(mixer=cells["mixer_1"] + "/" + cells["mixer_2"])
+    ours = cells["accuracy"].where((cells["mixer"] == "none/none") | (cells["d_b"] != "lama"), -1.0)
+    frame = rows(
+        d_a=cells["d_a"].tolist(), d_b=cells["d_b"].tolist(), mixer=cells["mixer"].tolist(), retention=ours.tolist()
+    )
+    compared = against(frame, "table2")
+    signs = sign_agreement(compared).set_index("mixer")
+    assert "none/none" not in signs.index and (signs["agree"] <= signs["cells"]).all()
+    assert signs["agree"].sum() < signs["cells"].sum() and signs["p_corrected"].min() < 0.01
+    for row in signs.itertuples():
+        assert row.p == pytest.approx(stats.binomtest(row.agree, row.cells).pvalue) and row.p_corrected >= row.p
+    assert signs["cells"].max() <= 27, "averages repeat cells"
+
+
 def test_a_cell_that_is_not_legible_is_not_compared() -> None:
     found = compared("table2", d_b="id", mixer="random/none", seed=[0, 1], retention=[1.0, 2.0])
     cell = found.loc["kvr", "id", "random/none"]
@@ -59,8 +126,8 @@ def test_a_cell_that_is_not_legible_is_not_compared() -> None:
 
 
 def test_the_cells_that_a_departure_touches_are_marked_and_no_others() -> None:
-    for name, chosen in LAYOUTS.items():
-        found = compare_with_paper(rows(retention=[1.0]).iloc[:0], chosen)
+    for name in LAYOUTS:
+        found = against(rows(retention=[1.0]).iloc[:0], name)
         touched = found["caveat"].fillna("").str.contains("mixes nothing")
         others = ~found["d_b"].isin(["id", "lama", "entityqa", "webqa", "avg_factoid"])
         expected = others & ~found["mixer"].str.endswith("/none")
@@ -99,7 +166,7 @@ def test_another_model_is_said() -> None:
 
 
 def test_a_comparison_counts_its_verdicts() -> None:
-    found = compare_with_paper(rows(d_b="lama", retention=[1.0]), LAYOUTS["table1"])
+    found = against(rows(d_b="lama", retention=[1.0]), "table1")
     assert summary(found) == {"not in the sweep": 32, "one seed": 1}
 
 
@@ -117,7 +184,8 @@ def test_two_mixers_are_compared_on_the_same_examples(tmp_path: Path) -> None:
     assert found.loc["id", "difference"] == pytest.approx(50.0) and found.loc["kvr", "difference"] == 0.0
     assert found.loc["id", ["n_seeds", "n_examples", "only_first", "only_second"]].tolist() == [3, 20, 0, 30]
     assert found.loc["id", "low"] > 0 and found.loc["id", "p_corrected"] < 0.05
-    assert found.loc["kvr", "p_corrected"] == 1.0 and found.loc["kvr", "p_mcnemar"] == 1.0
+    assert found.loc["kvr", "p_corrected"] == 1.0 and found[["p_mcnemar", "p_mcnemar_corrected"]].isna().all(axis=None)
+    assert found.loc["kvr", "low"] < 0 < found.loc["kvr", "high"], "no width of 0 where all seeds are alike"
     assert (found["p_corrected"] >= found["p"]).all()
     back = raysweep.compare("small", mixers=("random/none", "none/none"), store=store.url).set_index("d_b")
     assert back.loc["id", "difference"] == pytest.approx(-50.0)

@@ -47,6 +47,31 @@ def test_values_are_those_of_the_trials() -> None:
     assert values.loc["a", "std"] == pytest.approx(50**0.5)
 
 
+def test_bars_say_what_they_are_and_never_pass_the_ends() -> None:
+    frame = rows(d_b=["a", "a", "b", "b"], mixer="random/none", seed=[0, 1, 0, 1], retention=[100.0, 80.0, 0.0, 4.0])
+    figure = make_figure("mixers", frame)
+    assert figure.values["low"].tolist() == pytest.approx([90 - 200**0.5, 0.0])
+    assert figure.values["high"].tolist() == pytest.approx([100.0, 2 + 8**0.5])
+    assert "bars: ± one standard deviation over runs, cut at 0 and 100, n = 2" in figure.svg(inline=True)
+    assert "no bars: n = 1" in make_figure("mixers", frame.iloc[:1]).svg(inline=True)
+    uneven = make_figure("ratio", frame.iloc[:3].assign(retention=[50.0, 60.0, 20.0])).svg(inline=True)
+    assert "bars: ± one standard deviation over runs, n = 1 to 2" in uneven
+
+
+@pytest.mark.parametrize("kind", ["mixers", "ratio"])
+def test_what_is_drawn_is_what_the_values_hold(kind: str) -> None:
+    """The bars that matplotlib has, in the figure's own numbers."""
+    from matplotlib.figure import Figure as Canvas
+
+    from raysweep.report.drawing import _draw
+
+    figure = make_figure(kind, rows(d_b="a", mixer="random/none", seed=[0, 1], retention=[100.0, 80.0]))
+    canvas = Canvas()
+    _draw(canvas, figure.about, figure.values)
+    bars = [segment for axis in canvas.axes for lines in axis.collections for segment in lines.get_segments()]
+    assert [sorted(y for _, y in bar) for bar in bars] == [pytest.approx([90 - 200**0.5, 100.0])]
+
+
 def test_replay_begins_without_and_averages_over_sets_for_each_seed() -> None:
     frame = rows(
         d_b=["lama", "webqa"] * 4,

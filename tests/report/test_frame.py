@@ -134,9 +134,9 @@ def test_long_forms_have_a_row_for_each_evaluation_answer_and_step(tmp_path: Pat
     sweep, store = filled(tmp_path, by_seed, grid=GRID)
     commit_stages(sweep, store)
     evals = raysweep.evals("small", store=store.url)
-    assert len(evals) == 2 * 2, "two finished trials, two evaluations each, though four points mean them"
-    assert evals["scorer_version"].tolist() == [1] * 4
-    answers = raysweep.predictions("small", store=store.url, where="seed == 1 and score == 1")
+    assert len(evals) == 2 * 3, "two finished trials, three evaluations each, though four points mean them"
+    assert evals["scorer_version"].tolist() == [1] * 6
+    answers = raysweep.predictions("small", store=store.url, where="seed == 1 and score == 1 and stage == 2")
     assert len(answers) == 10 and set(answers["trial"]) == {sweep.plan().points[1].trial}
     curves = raysweep.curves("small", store=store.url, where="ratio == 1")
     assert len(curves) == 4 * 2 * 6, "stages of a failed trial have curves too, a shared one in each of its trials"

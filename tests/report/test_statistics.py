@@ -1,18 +1,31 @@
-"""Statistics against numbers that are computed another way here, by hand or by counting all cases."""
+"""Statistics against scipy's tests and distributions, and against how often they are right in a simulation."""
 
 from __future__ import annotations
 
-import itertools
 import math
 import statistics
 from collections.abc import Mapping
 
 import numpy as np
 import pytest
+from bench.coverage import simulated
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import stats
 
-from raysweep.report.statistics import bootstrap, holm, mcnemar, paired_bootstrap, spread, t_quantile, transfer
+from raysweep.report.power import seeds_needed
+from raysweep.report.statistics import (
+    binomial_p,
+    difference_interval,
+    holm,
+    paired,
+    seed_interval,
+    spread,
+    t_p,
+    t_quantile,
+    too_few,
+    transfer,
+)
 
 PERCENT = st.floats(0, 100, allow_nan=False)
 
@@ -30,27 +43,115 @@ def test_one_value_has_no_spread_and_none_has_no_mean() -> None:
     assert (spread([]).mean, spread([]).n) == (None, 0)
 
 
-def test_t_quantiles_are_those_of_the_closed_forms() -> None:
-    assert t_quantile(1) == pytest.approx(math.tan(math.pi * 0.475), abs=5e-4)
-    assert t_quantile(2) == pytest.approx(0.95 * math.sqrt(2 / (1 - 0.95**2)), abs=5e-4)
-    assert [t_quantile(n) for n in range(1, 60)] == sorted((t_quantile(n) for n in range(1, 60)), reverse=True)
+SAMPLES = st.lists(st.floats(1, 99, allow_nan=False), min_size=3, max_size=10).filter(lambda found: np.ptp(found) > 0.1)
+RIGHT = st.lists(st.lists(st.booleans(), min_size=12, max_size=12), min_size=3, max_size=6)
 
 
-@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=12))
-def test_mcnemar_is_the_exact_sign_test(pairs: list[tuple[bool, bool]]) -> None:
-    first, second = (np.array(side, dtype=float) for side in zip(*pairs, strict=True))
-    found = mcnemar(first, second)
-    n = found.only_first + found.only_second
-    assert n == sum(one != other for one, other in pairs)
-    fewer = min(found.only_first, found.only_second)
-    as_extreme = sum(sum(coins) <= fewer for coins in itertools.product((0, 1), repeat=n))
-    assert found.p == pytest.approx(min(1.0, 2 * as_extreme / 2**n))
+@pytest.mark.parametrize("level", [0.8, 0.9, 0.95, 0.999])
+def test_t_quantiles_and_ps_are_scipys(level: float) -> None:
+    for degrees in (1, 2, 3, 9, 30, 31, 500):
+        assert t_quantile(degrees, level=level) == pytest.approx(stats.t.ppf((1 + level) / 2, degrees), rel=1e-10)
+        assert t_p(2.5, degrees) == t_p(-2.5, degrees) == pytest.approx(2 * stats.t.sf(2.5, degrees), rel=1e-10)
+    with pytest.raises(ValueError, match="degree of freedom"):
+        t_quantile(0)
 
 
-def test_mcnemar_holds_for_many_pairs() -> None:
-    first, second = np.repeat([1.0, 0.0], 3000), np.tile([1.0, 0.0], 3000)
-    assert mcnemar(first, second).p == 1.0
-    assert 0 <= mcnemar(np.ones(6000), np.zeros(6000)).p < 1e-300
+@given(SAMPLES)
+def test_an_interval_of_any_measure_is_scipys_t_interval(values: list[float]) -> None:
+    found = seed_interval(values, facts=None)
+    assert found and found.basis == f"Student's t over {len(values)} seeds"
+    known = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
+    assert (found.low, found.high) == pytest.approx(known, rel=1e-10, abs=1e-10)
+
+
+@given(SAMPLES)
+def test_an_interval_of_an_accuracy_holds_what_a_t_test_with_a_variance_of_its_mean_keeps(values: list[float]) -> None:
+    """At both its ends (mean - end)² is t² times the variance that a mean at that end would have."""
+    found = seed_interval(values, facts=100)
+    mean, variance, n = np.mean(values), np.var(values, ddof=1), len(values)
+    assert found and 0 <= found.low < mean < found.high <= 100
+    for end in (found.low, found.high):
+        own = variance * end * (100 - end) / (mean * (100 - mean))
+        assert (mean - end) ** 2 == pytest.approx(stats.t.ppf(0.975, n - 1) ** 2 * own / n, rel=1e-6, abs=1e-9)
+
+
+def test_in_the_middle_an_interval_of_an_accuracy_is_students_and_near_the_end_it_leans_away() -> None:
+    middle = seed_interval([49.0, 50.0, 51.0], facts=2000)
+    assert middle and (middle.low, middle.high) == pytest.approx((50 - 2.484, 50 + 2.484), abs=0.02)
+    end = seed_interval([97.0, 99.0, 99.5], facts=2000)
+    assert end and end.high < 100 and 98.5 - end.low > 2 * (end.high - 98.5)
+
+
+@pytest.mark.parametrize("value", [0.0, 40.0, 100.0])
+def test_seeds_that_are_alike_leave_the_bound_of_the_facts(value: float) -> None:
+    found = seed_interval([value] * 3, facts=20)
+    known = stats.binomtest(round(value / 5), 20).proportion_ci(0.95, method="exact")
+    assert found and (found.low, found.high) == pytest.approx((100 * known.low, 100 * known.high), rel=1e-9, abs=1e-9)
+    assert found.basis == "all 3 seeds alike: bound from 20 facts" and found.high > found.low
+    assert seed_interval([value] * 3, facts=None) is None
+
+
+@pytest.mark.parametrize("values", [[], [50.0], [40.0, 60.0]])
+def test_fewer_than_three_seeds_have_no_interval(values: list[float]) -> None:
+    assert seed_interval(values, facts=20) is None and difference_interval(values, facts=20) is None
+    assert too_few(len(values)) == f"too few seeds for an interval ({len(values)})"
+
+
+def test_a_difference_of_accuracies_may_be_negative_and_has_a_width_where_seeds_are_alike() -> None:
+    assert difference_interval([-5.0, 0.0, 5.0], facts=20).low == pytest.approx(-12.42, abs=0.01)
+    none = difference_interval([0.0] * 3, facts=20)
+    assert none and (none.low, none.high) == pytest.approx((-16.84, 16.84), abs=0.01)
+    wide = difference_interval([-90.0, 90.0, 99.0], facts=20)
+    assert wide and (wide.low, wide.high) == (-100.0, 100.0)
+
+
+@given(RIGHT, RIGHT)
+def test_a_paired_comparison_is_scipys_t_test_over_seeds(first: list[list[bool]], second: list[list[bool]]) -> None:
+    seeds = min(len(first), len(second))
+    a, b = np.array(first[:seeds], dtype=float), np.array(second[:seeds], dtype=float)
+    by_seed = 100 * (b - a).mean(axis=1)
+    found = paired(a, b, margin=20.0)
+    assert found.difference == pytest.approx(by_seed.mean(), abs=1e-9) and found.low <= found.difference <= found.high
+    if np.ptp(by_seed) < 1e-9:
+        assert "bound from 12 facts" in found.basis and found.high > found.low
+        return
+    known = stats.ttest_rel(b.mean(axis=1), a.mean(axis=1))
+    interval = known.confidence_interval(0.95)
+    assert found.p == pytest.approx(known.pvalue, rel=1e-8)
+    assert found.low == pytest.approx(max(-100, 100 * interval.low), rel=1e-8, abs=1e-8)
+    assert found.high == pytest.approx(min(100, 100 * interval.high), rel=1e-8, abs=1e-8)
+    above = stats.ttest_1samp(by_seed, -20.0, alternative="greater").pvalue
+    below = stats.ttest_1samp(by_seed, 20.0, alternative="less").pvalue
+    assert found.p_equivalence == pytest.approx(max(above, below), rel=1e-8)
+
+
+def test_two_seeds_are_compared_without_an_interval_or_a_p() -> None:
+    found = paired(np.zeros((2, 8)), np.ones((2, 8)), margin=3.0)
+    assert found.basis == "too few seeds for an interval (2)" and found.difference == 100.0
+    assert (found.low, found.high, found.p, found.p_equivalence) == (None,) * 4
+    with pytest.raises(ValueError, match="seeds × facts"):
+        paired(np.zeros((0, 3)), np.zeros((0, 3)), margin=None)
+
+
+def test_differences_that_are_alike_are_bounded_by_the_facts() -> None:
+    a, b = np.zeros((3, 20)), np.zeros((3, 20))
+    b[:, :10] = 1.0
+    found = paired(a, b, margin=60.0)
+    gained, lost = (stats.binomtest(count, 20).proportion_ci(0.975, method="exact") for count in (10, 0))
+    assert (found.low, found.high) == pytest.approx((100 * (gained.low - lost.high), 100 * gained.high))
+    assert found.p == pytest.approx(stats.binomtest(0, 10).pvalue)
+    assert found.p_equivalence == pytest.approx(stats.binom.cdf(10, 20, 0.6))
+    same = paired(a, a, margin=3.0)
+    assert same.p == 1.0 and same.low == -same.high < -15
+    assert same.p_equivalence == pytest.approx(0.97**20), (
+        "20 facts without a change do not show that less than 3 % change"
+    )
+
+
+@given(st.integers(0, 40), st.integers(0, 40))
+def test_the_sign_test_is_scipys(one: int, other: int) -> None:
+    known = stats.binomtest(one, one + other).pvalue if one + other else 1.0
+    assert binomial_p(one, one + other) == pytest.approx(known, rel=1e-9)
 
 
 def test_holm_is_the_published_step_down() -> None:
@@ -66,41 +167,25 @@ def test_holm_never_lowers_a_p_and_keeps_their_order(p_values: list[float]) -> N
     assert [corrected[index] for index in by_p] == sorted(corrected)
 
 
-def test_a_bootstrap_interval_holds_the_true_mean_about_as_often_as_it_says() -> None:
-    generator = np.random.default_rng(1)
-    hits = 0
-    for case in range(200):
-        scores = (generator.random((1, 100)) < 0.7).astype(float)
-        interval = bootstrap(scores, seed=case, draws=400)
-        hits += interval.low <= 0.7 <= interval.high
-    assert 0.88 <= hits / 200 <= 0.99
+@pytest.mark.parametrize(("condition", "facts"), [("normal", 2000), ("binomial", 64), ("ceiling", 2000)])
+@pytest.mark.parametrize("seeds", [3, 10])
+def test_intervals_hold_as_often_as_they_say_and_tests_alarm_no_oftener(condition: str, facts: int, seeds: int) -> None:
+    """A small part of `python tests/bench/run.py coverage`."""
+    found = simulated(condition, facts=facts, seeds=seeds, points=3.0, replicates=600, seed=1)
+    assert 92 <= found["coverage"] <= 99.5 and found["alarms"] <= 7.5 and found["difference_coverage"] >= 92.5
 
 
-def test_a_bootstrap_draws_seeds_too() -> None:
-    alike, apart = np.full((2, 50), 0.5), np.vstack([np.zeros(50), np.ones(50)])
-    assert [bootstrap(alike, seed=0).low, bootstrap(alike, seed=0).high] == pytest.approx([0.5, 0.5])
-    assert [bootstrap(apart, seed=0).low, bootstrap(apart, seed=0).high] == pytest.approx([0.0, 1.0])
+@pytest.mark.parametrize(
+    ("std", "points", "alpha"), [(3.0, 3.0, 0.05), (1.0, 3.0, 0.01), (8.0, 5.0, 0.05), (0.5, 3.0, 0.05)]
+)
+def test_the_seeds_that_are_needed_are_the_fewest_that_reach_the_power(std: float, points: float, alpha: float) -> None:
+    def power(n: int) -> float:
+        edge, shift = stats.t.ppf(1 - alpha / 2, n - 1), points * n**0.5 / std
+        return stats.nct.sf(edge, n - 1, shift) + stats.nct.cdf(-edge, n - 1, shift)
 
-
-def test_the_same_scores_give_the_same_numbers_and_leave_the_global_generator_alone() -> None:
-    scores = np.random.default_rng(0).random((3, 40))
-    before = np.random.get_state()[1].copy()
-    assert bootstrap(scores, seed=0) == bootstrap(scores, seed=0) != bootstrap(scores, seed=1)
-    assert (np.random.get_state()[1] == before).all()
-    with pytest.raises(ValueError, match="seeds × examples"):
-        bootstrap(np.zeros((0, 3)), seed=0)
-
-
-def test_a_paired_bootstrap_sees_what_unpaired_spread_hides() -> None:
-    hard = np.random.default_rng(0).random((1, 400)) < 0.5
-    first = hard.astype(float)
-    second = first.copy()
-    second[0, np.flatnonzero(first[0] == 0)[:12]] = 1.0
-    found = paired_bootstrap(first, second, seed=0)
-    assert found.difference == pytest.approx(0.03) and found.low > 0 and found.p < 0.01
-    alone = bootstrap(first, seed=0)
-    assert alone.low < second.mean() < alone.high, "the intervals of the two overlap"
-    assert paired_bootstrap(first, first, seed=0).p == 1.0
+    needed = seeds_needed(std, points=points, alpha=alpha, power=0.8)
+    assert needed and power(needed) >= 0.8 and (needed == 3 or power(needed - 1) < 0.8)
+    assert seeds_needed(1000.0, points=1.0, alpha=0.05, power=0.8) is None
 
 
 def avalanche(accuracy: Mapping[tuple[int, int], float], stages: int) -> tuple[float | None, float | None]:

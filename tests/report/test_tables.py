@@ -18,7 +18,8 @@ from filling import filled, rows
 
 import raysweep
 from raysweep.errors import BadInput
-from raysweep.report.cells import average, cells_by
+from raysweep.report.cells import Cell, average, cells_by
+from raysweep.report.intervals import Intervals
 from raysweep.report.layouts import LAYOUTS, Column, Line, Section, lay_out
 from raysweep.report.paper import published
 from raysweep.report.pivot import pivot
@@ -217,15 +218,65 @@ def test_a_table_is_what_the_sweep_file_says_unless_told_otherwise(tmp_path: Pat
     assert raysweep.table("small", store=store.url, value="retention", rows=["d_a"]).heads == ("d_a",)
 
 
-def test_intervals_come_from_the_answers(tmp_path: Path) -> None:
+def test_intervals_are_over_seeds_and_say_so(tmp_path: Path) -> None:
     grid = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none"], "seed": [0, 1, 2]}
     _, store = filled(tmp_path, retained, grid=grid)
-    cell = raysweep.table("small", store=store.url, show="ci").rows[0].cells[0]
+    table = raysweep.table("small", store=store.url, show="ci")
+    cell = table.rows[0].cells[0]
     assert cell.low is not None and cell.high is not None and cell.mean == 60.0
-    assert 30 < cell.low < 60 < cell.high < 90
-    assert re.search(r"60\.0 \[\d+\.\d, \d+\.\d\] \(3\)", str(raysweep.table("small", store=store.url, show="ci")))
-    with pytest.raises(BadInput, match="no interval"):
-        raysweep.table("small", store=store.url, show="ci", value="steps_1")
+    assert (cell.low, cell.high) == pytest.approx((35.7, 80.2), abs=0.1)
+    assert re.search(r"60\.0 \[\d+\.\d, \d+\.\d\] \(3\)", str(table)) and "95 % interval of the mean over seeds" in str(
+        table
+    )
+    assert "60.0,10.0,3,3,35.7" in render(table, "csv") and "all seeds alike" not in str(table)
+    steps = raysweep.table("small", store=store.url, show="ci", value="steps_1")
+    assert "no interval where all seeds are alike" in str(steps) and "[" not in render(steps)
+
+
+def test_two_seeds_have_a_spread_and_no_interval(tmp_path: Path) -> None:
+    grid = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none"], "seed": [0, 1]}
+    _, store = filled(tmp_path, retained, grid=grid)
+    table = raysweep.table("small", store=store.url, show="ci")
+    assert "too few seeds for an interval (2)" in table.legend()[0] and "55.0 (2)" in str(table)
+    assert "± standard deviation of a sample of (n) trials" in str(raysweep.table("small", store=store.url))
+    assert "± standard error of a sample" in str(raysweep.table("small", store=store.url, show="se"))
+
+
+@pytest.mark.parametrize("value", [0.0, 100.0])
+def test_an_interval_has_a_width_at_the_ends_and_never_passes_them(tmp_path: Path, value: float) -> None:
+    grid = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none"], "seed": [0, 1, 2]}
+    _, store = filled(tmp_path, lambda point: {"retention": value}, grid=grid)
+    table = raysweep.table("small", store=store.url, show="ci")
+    cell = table.rows[0].cells[0]
+    assert cell.high - cell.low == pytest.approx(16.84, abs=0.01) and 0 <= cell.low < cell.high <= 100
+    assert "all 3 seeds alike: bound from 20 facts" in str(table)
+
+
+def test_the_seed_is_the_unit_whatever_else_a_cell_averages_over() -> None:
+    """Six trials of three seeds have three values; seeds of unequal trials have no interval."""
+    frame = rows(ratio=[1.0, 2.0] * 3, seed=[0, 0, 1, 1, 2, 2], retention=[10.0, 20.0, 30.0, 40.0, 50.0, 60.0])
+    (cell,) = cells_by(frame, by=["d_a"], value="retention").values()
+    assert cell.by_seed == (15.0, 35.0, 55.0) and cell.n == 6 and not cell.uneven
+    (cell,) = cells_by(frame.iloc[1:], by=["d_a"], value="retention").values()
+    intervals = Intervals(pd.DataFrame({"trial": frame["trial"], "of": "a", "set": "kvr", "n": 20}))
+    assert cell.uneven and "unequal numbers" in intervals.add(cell, frame["trial"], "retention").basis
+
+
+@pytest.mark.parametrize(
+    ("value", "of", "name"),
+    [
+        ("retention", "a", "kvr"),
+        ("accuracy_b", "b", "id"),
+        ("familiar_popqa", None, "familiar/popqa"),
+        ("asked_kvr", None, "kvr"),
+    ],
+)
+def test_the_facts_of_an_interval_are_those_of_its_measure(value: str, of: str | None, name: str) -> None:
+    frame = rows(seed=[0, 1, 2], retention=[5.0] * 3)
+    asked = pd.DataFrame({"trial": [*frame["trial"], *frame["trial"]], "of": [of] * 3 + ["z"] * 3, "set": name, "n": 8})
+    cell = Cell(mean=0.0, n=3, by_seed=(0.0, 0.0, 0.0))
+    assert Intervals(asked).add(cell, frame["trial"], value).basis == "all 3 seeds alike: bound from 8 facts"
+    assert Intervals(asked[asked["of"].eq("z")]).add(cell, frame["trial"], value).low is None
 
 
 def test_cells_do_not_depend_on_the_order_of_rows() -> None:
