@@ -127,20 +127,3 @@ def test_a_large_grid_is_planned_in_seconds() -> None:
     plan = planned({"grid": {**GRID, "seed": list(range(5000))}})
     assert len(plan.trials) == 20_000
     assert time.process_time() - began < 10
-
-
-@pytest.mark.parametrize(
-    "change", [{"model": "other"}, {"data_seed": 1}, {"train": {"precision": "fp32"}}], ids=["model", "seed", "type"]
-)
-def test_what_a_model_knows_is_asked_again_of_another_model_seed_or_type(change: Mapping[str, Any]) -> None:
-    asked = [_familiarity({"grid": {"d_a": ["popqa"]}, **one}) for one in ({}, change)]
-    assert asked[0] != asked[1]
-    assert asked[0] == _familiarity({"grid": {"d_a": ["popqa"]}, "train": {"lr": 1e-3}, "examples": 5}), (
-        "not of what is trained"
-    )
-
-
-def _familiarity(changes: Mapping[str, Any]) -> str:
-    """The id under which a sweep's plan keeps what its model knows of D_A."""
-    (stage,) = planned(changes).stages.values()
-    return stage.config["set"]["familiarity_id"]
