@@ -1,12 +1,16 @@
-"""What a model's layers remember of earlier tokens, and what computes it."""
+"""What a model's layers remember of earlier tokens, what computes it, and whether to the same bits."""
 
 from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
 
 import torch
 import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["has_window", "implementation", "keeps_keys"]
+__all__ = ["deterministic", "has_window", "implementation", "keeps_keys"]
 
 
 def implementation(config: transformers.PreTrainedConfig, dtype: torch.dtype, device: torch.device) -> str | None:
@@ -17,6 +21,25 @@ def implementation(config: transformers.PreTrainedConfig, dtype: torch.dtype, de
     known = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
     able = type(config) in known and getattr(known[type(config)], "_supports_flash_attn", False)
     return "flash_attention_2" if able else None
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Inside, the same calls give the same bits on the same device; RuntimeError names an operation that has no such kernel.
+
+    cuBLAS and flash-attention read the environment, cuBLAS at its first use in a process.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for errors, which takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def keeps_keys(config: transformers.PreTrainedConfig) -> bool:
