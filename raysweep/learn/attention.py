@@ -1,14 +1,17 @@
-"""What a model's layers remember of earlier tokens, and what computes it."""
+"""What a model's layers remember of earlier tokens, what computes it, and whether to the same bits."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 import transformers
 from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
-__all__ = ["VARLEN", "has_window", "implementation", "keeps_keys", "packed_arguments"]
+__all__ = ["VARLEN", "deterministic", "has_window", "implementation", "keeps_keys", "packed_arguments"]
 
 VARLEN = "raysweep_varlen"  # Transformers' name for `packing.varlen_forward`
 DROPOUTS = ("attention_dropout", "attn_pdrop", "attn_dropout")  # what families call it; only FlashAttention 2 has it
@@ -49,6 +52,25 @@ def packed_arguments(
     if chosen == VARLEN:
         told["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool, device=positions_BL.device)
     return told
+
+
+@contextlib.contextmanager
+def deterministic() -> Iterator[None]:
+    """Inside, the same calls give the same bits on the same device; RuntimeError names an operation that has no such kernel.
+
+    cuBLAS and flash-attention read the environment, cuBLAS at its first use in a process.
+    """
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    filled = torch.utils.deterministic.fill_uninitialized_memory
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    os.environ.setdefault("FLASH_ATTENTION_DETERMINISTIC", "1")
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # a search for errors, which takes time
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+        torch.utils.deterministic.fill_uninitialized_memory = filled
 
 
 def keeps_keys(config: transformers.PreTrainedConfig) -> bool:

@@ -24,6 +24,7 @@ from torch import nn
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
 from raysweep.learn.architecture import Architecture, find_architecture
+from raysweep.learn.attention import deterministic
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.packing import isolates, skips_masked
@@ -97,7 +98,10 @@ class Engine:
         self._for_training = for_training
         self._buffers: dict[str, torch.Tensor] = {}
         self._said: dict[str, Any] = {}
+        self._after = contextlib.ExitStack()  # what this process was like before
         self.answers: dict[Any, Any] = {}  # what asking has found, as long as the weights are as they are
+        if runtime.deterministic:
+            self._after.enter_context(deterministic())
         try:
             self._open(trust_remote_code=trust_remote_code)
             self._buffers = {name: one.clone() for name, one in self._own_buffers()}
@@ -277,6 +281,7 @@ class Engine:
             gc.collect()
         self._engine = self._scored = None
         self._buffers = {}
+        self._after.close()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
@@ -376,7 +381,9 @@ class Engine:
             host += sum(one.nbytes for one in zero.shards(self._scored) if one.device.type == "cpu")
         if self.device.type != "cuda":
             return memory.Room(None, host)
-        free, _ = torch.cuda.mem_get_info(self.device)
+        free, total = torch.cuda.mem_get_info(self.device)
+        if self.runtime.deterministic:  # what others use may not decide how micro-batches are cut
+            return memory.Room(memory.usable(total, own=0), host)
         return memory.Room(memory.usable(free, own=torch.cuda.memory_reserved(self.device)), host)
 
     def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import random
 import resource
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -59,7 +60,7 @@ def train(
         raise TrialFailed("a stage has no examples to train on")
     if training.label_padding == "eos":
         examples = pad_as_released(examples)
-    torch.manual_seed(seed)
+    torch.manual_seed(_own_seed(seed, engine.ranks.rank))
     recall = Recall(engine, tokenizer, own)
     stage = _StageRun(engine, training=training, recall=recall, probes=probes, every=every, count=len(examples))
     if checkpoints is not None:
@@ -88,6 +89,11 @@ def train(
         checkpoint.finish()
     on_progress(stage.progress())
     return stage.outcome()
+
+
+def _own_seed(seed: int, rank: int) -> int:
+    """Where a model drops out, ranks must not drop the same places of their examples; the first rank's seed is the stage's."""
+    return seed if rank == 0 else random.Random(f"rank/{seed}/{rank}").getrandbits(63)
 
 
 class _StageRun:

@@ -317,6 +317,7 @@ class Runtime(Strict):
     gradient_checkpointing: bool | None = None
     gpus_per_worker: NotNegative | None = None
     cpus_per_worker: Positive | None = None
+    deterministic: bool = False
     isolate: bool = False
     max_trials: Count | None = None
     priority: Annotated[int, Field(strict=True)] = 0

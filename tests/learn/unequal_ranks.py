@@ -161,3 +161,24 @@ def lack_room(said: dict[str, Any]) -> None:
         )  # fmt: skip
     told = {"losses": [row["loss"] for row in outcome.curve], "largest": max(sizes)}
     torch.save(told, Path(said["out"]) / f"told-{dist.get_rank()}.pt")
+
+
+def drop_out(said: dict[str, Any]) -> None:
+    """This rank's own losses of a stage whose batches hold one example twice, once for each of two ranks."""
+    torch.set_num_threads(1)
+    total = total_steps(len(said["examples"]), said["training"])
+    losses = []
+    with Engine(said["folder"], training=said["training"], total_steps=total, runtime=Runtime(zero=3)) as engine:
+        step = engine.step
+
+        def noting(batch: Any) -> Any:
+            stats = step(batch)
+            losses.append(stats.loss_sum)
+            return stats
+
+        engine.step = noting
+        train(
+            engine, said["examples"], training=said["training"], seed=0, tokenizer=Numbers(), probes={},
+            every=Every(epochs=1), checkpoints=None, checkpoint_every=600.0,
+        )  # fmt: skip
+    torch.save(losses, Path(said["out"]) / f"told-{dist.get_rank()}.pt")

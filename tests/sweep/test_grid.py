@@ -48,7 +48,7 @@ def test_runtime_does_not_change_identity(tmp_path):
     plain = only_trial(one(tmp_path))
     changes = [
         "runtime.workers=2", "runtime.zero=0", "runtime.micro_batch=1", "runtime.offload=optimizer", "keep=all",
-        "runtime.isolate=true", "runtime.max_trials=1", "runtime.checkpoint_every=5", "name=other",
+        "runtime.isolate=true", "runtime.deterministic=true", "runtime.max_trials=1", "runtime.checkpoint_every=5", "name=other",
         "evaluate={sets: [webqa], every: {steps: 3}}", "table.value=forgetting",
     ]  # fmt: skip
     for change in changes:
