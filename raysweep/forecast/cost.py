@@ -53,7 +53,7 @@ class _Root:
 
 
 @dataclass(slots=True)
-class _Pace:
+class _Correction:
     """What stages took and what the roofline says of them: in their steps, and before and after."""
 
     taken: Spent = Spent(0.0, 0.0)
@@ -74,8 +74,8 @@ class _Measured:
     machine, by the name of its device."""
 
     by_work: dict[tuple[str, str], list[float]] = field(default_factory=dict)
-    by_model: dict[tuple[str, str], _Pace] = field(default_factory=dict)
-    by_machine: dict[str, _Pace] = field(default_factory=dict)
+    by_model: dict[tuple[str, str], _Correction] = field(default_factory=dict)
+    by_machine: dict[str, _Correction] = field(default_factory=dict)
 
     def add(self, start: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         base, config, taken = _base(start), record["config"], spent(record)
@@ -83,13 +83,13 @@ class _Measured:
         told = _roofline_of(start, record)
         if told:
             for pace in (
-                self.by_model.setdefault((base, config["training"]["precision"]), _Pace()),
-                self.by_machine.setdefault(_device(record), _Pace()),
+                self.by_model.setdefault((base, config["training"]["precision"]), _Correction()),
+                self.by_machine.setdefault(_device(record), _Correction()),
             ):
                 steps = record["metrics"]["seconds"] * record["engine"]["world_size"]
                 pace.add(Spent(steps, taken - steps), told)
 
-    def pace_of_machine(self, *, on_gpu: bool) -> _Pace | None:
+    def of_machine(self, *, on_gpu: bool) -> _Correction | None:
         """That of the kind of GPU that has worked the most, or of CPUs; None where none has."""
         kinds = [pace for device, pace in self.by_machine.items() if (device != "cpu") == on_gpu]
         return max(kinds, key=lambda pace: pace.taken.whole, default=None)
@@ -153,7 +153,7 @@ def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, 
     told = spent_on(work, runtime, machine)
     if pace := measured.by_model.get((root.base, training.precision)):
         return "scaled", pace.corrected(told)
-    if pace := measured.pace_of_machine(on_gpu=on_gpu):
+    if pace := measured.of_machine(on_gpu=on_gpu):
         return "calibrated", pace.corrected(told)
     return "computed", told.whole
 
