@@ -89,8 +89,7 @@ def test_packed_is_compared_with_sorted_and_what_does_not_fit_leaves_a_line(benc
         measured = {"seconds": seconds[case.stage, case.attention], "tokens": 10.0, "peak_gib": 1.0}
         return measured | {"model_flops": 989e12, "product_flops": 494.5e12}
 
-    monkeypatch.setattr(bench.throughput.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(bench.throughput, "machine", dict)
+    monkeypatch.setattr(bench.throughput, "_ways", lambda: ("own", "sdpa"))
     monkeypatch.setattr(bench.throughput, "_chosen", lambda: ({"peak_flops": 989e12}, {"small": "none"}))
     monkeypatch.setattr(bench.throughput, "_in_own_process", told)
     result = bench.throughput.measure(data_dir=tmp_path, repeats=2)

@@ -2,7 +2,7 @@
 
 A stage that was trained with another seed tells the most. Failing that, how much longer the store's stages of the same
 model and precision took than the roofline says of them, and failing that, those of other models on the same kind of
-machine. So the first finished stages calibrate the rest.
+machine: in their steps, and in what is loaded, evaluated and saved around them. So a few real steps calibrate a plan.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from raysweep.data.models import local_path
 from raysweep.errors import RaysweepError
-from raysweep.forecast.roofline import CPU, GPU, Work, seconds_of
+from raysweep.forecast.roofline import CPU, GPU, Spent, Work, spent_on
 from raysweep.forecast.tokens import steps_of, tokens_of
 from raysweep.learn.memory import shape_of
 from raysweep.plan.identity import fingerprint
@@ -54,40 +54,45 @@ class _Root:
 
 @dataclass(slots=True)
 class _Correction:
-    """Worker-seconds that stages took, and that the roofline says of them."""
+    """What stages took and what the roofline says of them: in their steps, and before and after."""
 
-    taken: float = 0.0
-    told: float = 0.0
+    taken: Spent = Spent(0.0, 0.0)
+    told: Spent = Spent(0.0, 0.0)
 
-    def add(self, taken: float, told: float) -> None:
-        self.taken += taken
-        self.told += told
+    def add(self, taken: Spent, told: Spent) -> None:
+        self.taken = Spent(self.taken.steps + taken.steps, self.taken.files + taken.files)
+        self.told = Spent(self.told.steps + told.steps, self.told.files + told.files)
 
-    @property
-    def factor(self) -> float:
-        return self.taken / self.told
+    def corrected(self, told: Spent) -> float:
+        """Worker-seconds of another stage at this pace."""
+        return told.steps * self.taken.steps / self.told.steps + told.files * self.taken.files / self.told.files
 
 
 @dataclass(slots=True)
 class _Measured:
     """What records say: worker-seconds by the work done; and the pace of each model and precision, and of each kind of
-    machine (on a GPU or not)."""
+    machine, by the name of its device."""
 
     by_work: dict[tuple[str, str], list[float]] = field(default_factory=dict)
     by_model: dict[tuple[str, str], _Correction] = field(default_factory=dict)
-    by_machine: dict[bool, _Correction] = field(default_factory=dict)
+    by_machine: dict[str, _Correction] = field(default_factory=dict)
 
     def add(self, start: Mapping[str, Any], record: Mapping[str, Any]) -> None:
         base, config, taken = _base(start), record["config"], spent(record)
         self.by_work.setdefault((base, _work(config)), []).append(taken)
         told = _roofline_of(start, record)
         if told:
-            on_gpu = _on_gpu(record)
             for pace in (
                 self.by_model.setdefault((base, config["training"]["precision"]), _Correction()),
-                self.by_machine.setdefault(on_gpu, _Correction()),
+                self.by_machine.setdefault(_device(record), _Correction()),
             ):
-                pace.add(taken, told)
+                steps = record["metrics"]["seconds"] * record["engine"]["world_size"]
+                pace.add(Spent(steps, taken - steps), told)
+
+    def of_machine(self, *, on_gpu: bool) -> _Correction | None:
+        """That of the kind of GPU that has worked the most, or of CPUs; None where none has."""
+        kinds = [pace for device, pace in self.by_machine.items() if (device != "cpu") == on_gpu]
+        return max(kinds, key=lambda pace: pace.taken.whole, default=None)
 
 
 def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, runtime: Runtime) -> Costs:
@@ -145,12 +150,12 @@ def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, 
     gpus = runtime.gpus_per_worker
     on_gpu = root.model not in BUILT_IN_MODELS if gpus is None else gpus > 0
     machine = GPU.times(gpus or 1.0) if on_gpu else CPU
-    told = runtime.workers * seconds_of(work, runtime, machine)
+    told = spent_on(work, runtime, machine)
     if pace := measured.by_model.get((root.base, training.precision)):
-        return "scaled", told * pace.factor
-    if pace := measured.by_machine.get(on_gpu):
-        return "calibrated", told * pace.factor
-    return "computed", told
+        return "scaled", pace.corrected(told)
+    if pace := measured.of_machine(on_gpu=on_gpu):
+        return "calibrated", pace.corrected(told)
+    return "computed", told.whole
 
 
 def _read(records: Iterable[Mapping[str, Any]]) -> _Measured:
@@ -170,8 +175,8 @@ def _start_of(record: Mapping[str, Any] | None, known: Mapping[str, Mapping[str,
     return record["config"]["start"] if record is not None else None
 
 
-def _roofline_of(start: Mapping[str, Any], record: Mapping[str, Any]) -> float | None:
-    """What the roofline says of a finished stage, in worker-seconds; None where its model's size cannot be told."""
+def _roofline_of(start: Mapping[str, Any], record: Mapping[str, Any]) -> Spent | None:
+    """What the roofline says of a finished stage; None where its model's size cannot be told."""
     weights = weights_of(start.get("model", {}).get("name", ""))
     if not weights:
         return None
@@ -184,11 +189,11 @@ def _roofline_of(start: Mapping[str, Any], record: Mapping[str, Any]) -> float |
         batch=training["batch_size"],
     )
     runtime = Runtime(workers=engine["world_size"], zero=engine.get("zero_stage") or 0)
-    return engine["world_size"] * seconds_of(work, runtime, GPU if _on_gpu(record) else CPU)
+    return spent_on(work, runtime, CPU if _device(record) == "cpu" else GPU)
 
 
-def _on_gpu(record: Mapping[str, Any]) -> bool:
-    return record["engine"].get("device", "cpu") != "cpu"
+def _device(record: Mapping[str, Any]) -> str:
+    return record["engine"].get("device", "cpu")
 
 
 def _base(start: Mapping[str, Any]) -> str:

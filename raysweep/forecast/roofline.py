@@ -1,4 +1,4 @@
-"""Seconds of a stage by what its machine must at least do: products, weights read, shards gathered, the optimizer's
+"""Worker-seconds of a stage by what its machine must at least do: products, weights read, shards gathered, the optimizer's
 traffic, weights loaded and saved. Rates are what such machines sustain, not what their data sheets say."""
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from raysweep.learn.memory import CHECKPOINTED_FROM
 from raysweep.sweep.spec import Runtime
 
-__all__ = ["CPU", "GPU", "Machine", "Work", "seconds_of"]
+__all__ = ["CPU", "GPU", "Machine", "Spent", "Work", "spent_on"]
 
 EVALUATED = 1.1  # a stage's steps with its evaluations, against its steps alone
 
@@ -50,12 +50,24 @@ class Work:
     batch: int
 
 
-def seconds_of(work: Work, runtime: Runtime, machine: Machine) -> float:
-    """Seconds from first to last: the slowest of what overlaps in a step, then the optimizer; weights loaded and saved."""
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Worker-seconds of a stage: those of its steps, and those before and after them."""
+
+    steps: float
+    files: float
+
+    @property
+    def whole(self) -> float:
+        return self.steps + self.files
+
+
+def spent_on(work: Work, runtime: Runtime, machine: Machine) -> Spent:
+    """In a step the slowest of what overlaps, then the optimizer; before and after, weights are loaded and saved."""
     width = WIDTH[work.precision]
-    files = 2 * work.weights * width / machine.disk
+    files = runtime.workers * 2 * work.weights * width / machine.disk
     if not work.steps:
-        return files
+        return Spent(0.0, files)
     tokens = work.tokens / work.steps / runtime.workers
     passes = max(1, math.ceil(tokens / machine.pass_tokens))
     if runtime.micro_batch:
@@ -64,7 +76,7 @@ def seconds_of(work: Work, runtime: Runtime, machine: Machine) -> float:
     products = 2 * reads * work.weights * tokens / machine.flops
     traffic = passes * reads * work.weights * width / machine.memory
     step = max(products, traffic, _gathering(work, runtime, machine, passes)) + _updating(work, runtime, machine)
-    return EVALUATED * work.steps * step + files
+    return Spent(runtime.workers * EVALUATED * work.steps * step, files)
 
 
 def _recomputes(work: Work, runtime: Runtime, machine: Machine) -> bool:

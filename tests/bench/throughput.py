@@ -79,7 +79,7 @@ class Case:
 def measure(*, data_dir: Path, repeats: int = 3) -> dict[str, Any]:
     """Figures as above, `*_left_out` and `*_failed` with what does not fit; ratios of packed batches to sorted ones."""
     figures, offloads = _chosen()
-    ways = ("own", "sdpa") if torch.cuda.is_available() else ("own",)
+    ways = _ways()
     runs: dict[Case, list[dict[str, Any]]] = {}
     with tempfile.TemporaryDirectory() as place:
         for shape, _, stage, way in turns(product(offloads, range(repeats), STEPS, ways)):
@@ -105,6 +105,11 @@ def batches_of(case: Case, folder: Path, data_dir: Path) -> list[Batch]:
     examples = examples_of(case.stage, load_tokenizer(folder), data_dir)
     steps = range(WARM_UP + (SMALL_STEPS if small else STEPS[case.stage]))
     return [Batch(step, 0, tuple(examples[step * size : (step + 1) * size])) for step in steps]
+
+
+def _ways() -> tuple[str, ...]:
+    """Sorted batches are told beside packed ones where these can be: on a GPU."""
+    return ("own", "sdpa") if torch.cuda.is_available() else ("own",)
 
 
 def _chosen() -> tuple[dict[str, Any], dict[str, str]]:

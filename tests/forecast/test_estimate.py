@@ -11,7 +11,7 @@ from sweeps import small
 from raysweep.cli import main
 from raysweep.forecast.cost import costs_of, weights_of
 from raysweep.forecast.estimate import estimate
-from raysweep.forecast.roofline import CPU, Work, seconds_of
+from raysweep.forecast.roofline import CPU, Work, spent_on
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Runtime
 
@@ -67,17 +67,19 @@ def test_a_record_of_a_model_of_unknown_size_tells_nothing(sweep):
 
 
 def test_another_models_stages_tell_how_fast_the_kind_of_machine_is(sweep):
-    """Ten times slower than the roofline says of them: so is this model on CPUs, and not on GPUs."""
+    """Steps and what is around them are corrected apart, on the same kind of machine alone."""
     plan = sweep.plan()
     node = next(iter(plan.stages.values()))
     start = {"model": {"name": "somebody/model-1B"}}
-    other = {**record(node, 10, tokens=1000), "config": {**node.config, "start": start}}
-    alone = costs_of(plan, [], runtime=Runtime())
-    weights = Work(weights=10**9, precision="fp32", steps=10, tokens=1000, batch=4)
-    slower = 10 / seconds_of(weights, Runtime(), CPU)
+    other = {**record(node, 30, tokens=1000), "config": {**node.config, "start": start}}
+    other["metrics"]["seconds"] = 20
+    work = Work(weights=10**9, precision="fp32", steps=10, tokens=1000, batch=4)
+    told = spent_on(work, Runtime(), CPU)
     found = costs_of(plan, [other], runtime=Runtime())
     assert found.basis == {"calibrated": 6}
-    assert found.seconds == pytest.approx({name: slower * spent for name, spent in alone.seconds.items()})
+    own = Work(weights=weights_of("tiny"), precision="fp32", steps=4, tokens=2 * 8 * 34, batch=4)
+    mine = spent_on(own, Runtime(), CPU)
+    assert found.seconds[node.id] == pytest.approx(mine.steps * 20 / told.steps + mine.files * 10 / told.files)
     on_gpu = {**other, "engine": {"world_size": 1, "device": "NVIDIA H100"}}
     assert costs_of(plan, [on_gpu], runtime=Runtime()).basis == {"computed": 6}
 

@@ -13,7 +13,7 @@ from raysweep.data.encoding import encode
 from raysweep.data.examples import candidates
 from raysweep.data.sources import find
 from raysweep.errors import SourceMissing
-from raysweep.forecast.roofline import CPU, GPU, Work, seconds_of
+from raysweep.forecast.roofline import CPU, GPU, Work, spent_on
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.spec import Runtime
@@ -22,10 +22,8 @@ KVR_8B = Work(weights=8 * 10**9, precision="bf16", steps=1260, tokens=1260 * 32 
 
 
 def a_step(work, machine=GPU, **runtime):
-    """Without what is loaded and saved."""
     given = Runtime(**runtime)
-    more = seconds_of(replace(work, steps=2 * work.steps, tokens=2 * work.tokens), given, machine)
-    return (more - seconds_of(work, given, machine)) / work.steps
+    return spent_on(work, given, machine).steps / work.steps / given.workers
 
 
 def test_a_step_on_short_examples_takes_the_optimizers_traffic_and_more():
@@ -45,7 +43,7 @@ def test_bringing_weights_together_costs_what_smaller_micro_batches_multiply():
 
 def test_weights_are_loaded_and_saved_once_a_stage():
     nothing = replace(KVR_8B, steps=0, tokens=0)
-    assert seconds_of(nothing, Runtime(), GPU) == pytest.approx(2 * 16e9 / GPU.disk)
+    assert spent_on(nothing, Runtime(), GPU).whole == pytest.approx(2 * 16e9 / GPU.disk)
 
 
 @given(
@@ -57,11 +55,11 @@ def test_weights_are_loaded_and_saved_once_a_stage():
 def test_more_work_never_takes_less(tokens, steps, workers, precision):
     work = Work(weights=10**9, precision=precision, steps=steps, tokens=tokens, batch=32)
     runtime = Runtime(workers=workers)
-    here = seconds_of(work, runtime, GPU)
-    assert here >= 6 * 1e9 * tokens / GPU.flops / workers
+    here = spent_on(work, runtime, GPU).whole
+    assert here >= 6 * 1e9 * tokens / GPU.flops
     for more in ({"tokens": 2 * tokens}, {"weights": 2 * 10**9}, {"steps": steps + 1}):
-        assert seconds_of(replace(work, **more), runtime, GPU) >= here
-    assert seconds_of(work, runtime, CPU) > here
+        assert spent_on(replace(work, **more), runtime, GPU).whole >= here
+    assert spent_on(work, runtime, CPU).whole > here
 
 
 @pytest.mark.parametrize("name", [name for name, one in DATASETS.items() if not one.length.guessed])
