@@ -22,8 +22,10 @@ ROUNDING = 0.05  # they are printed to one decimal
 _FACTS = ("id", "lama", "entityqa", "webqa", "avg_factoid")
 _CUT = (
     "the released code, read as it stands, mixes nothing here: D_M comes after an uncut D_B and the first "
-    "2,000 · (1 + ratio) examples are taken (mixing.cut: released does the same)"
+    "2,000 · (1 + ratio) examples are taken (mixing.cut: released does the same); that this number was made so is a conjecture"
 )
+_NO_REPLAY = "the released code has no replay: this number was made by code that is not public"
+_NOT_RUNNABLE = "the released code cannot run this table: what it reads as familiar popqa and triviaqa is the file of unfamiliar ones"
 _SAME_FIVE = "Table 6 prints the same five numbers for every mixer in its non-factoid columns"
 _REPLAY_0 = (
     "Table 4's r = 0 row and Tables 1 and 2 without mixing are the same experiment and print different numbers "
@@ -57,16 +59,34 @@ def elsewhere(chosen: Layout, section: Section, line: Line, column: Column) -> t
 
 def caveats(chosen: Layout, section: Section, line: Line, column: Column) -> list[str]:
     """What to know of one published cell before comparing with it."""
-    mixed = not line.mixer.endswith("/none")
+    replays = line.mixer.endswith("/replay")
+    mixed = not line.mixer.endswith("/none") and not replays
     others = column.d_b not in _FACTS
     told: Mapping[str, bool] = {
-        _CUT: mixed and others,
+        _CUT + _against(chosen, section, line, column): mixed and others,
+        _NO_REPLAY: replays,
+        _NOT_RUNNABLE: chosen.name in ("table5", "table6"),
         _SAME_FIVE: chosen.name == "table6" and mixed and others,
         _REPLAY_0: elsewhere(chosen, section, line, column) is not None,
         _AVERAGE: (chosen.name, section.d_a, line.mixer, column.d_b)
         == ("table3", "kvr", "random/knowledge_pile", "avg_nonfactoid"),
     }
     return [text for text, holds in told.items() if holds]
+
+
+def _against(chosen: Layout, section: Section, line: Line, column: Column) -> str:
+    """What the table itself prints against the conjecture: without D_M, other stage-2 mixers would be the same run."""
+    first = line.mixer.split("/")[0]
+    printed = {
+        other.mixer: value
+        for other in chosen.lines
+        if other.mixer.startswith(f"{first}/") and other.mixer.split("/")[1] not in ("none", "replay")
+        if (value := published_value(chosen.name, section, other, column)) is not None
+    }
+    if len(set(printed.values())) < 2:
+        return ""
+    told = ", ".join(f"{value} with {mixer}" for mixer, value in printed.items())
+    return f", and against it speaks that runs which would then be the same are printed as {told}"
 
 
 @cache

@@ -130,10 +130,39 @@ def test_the_cells_that_a_departure_touches_are_marked_and_no_others() -> None:
         found = against(rows(retention=[1.0]).iloc[:0], name)
         touched = found["caveat"].fillna("").str.contains("mixes nothing")
         others = ~found["d_b"].isin(["id", "lama", "entityqa", "webqa", "avg_factoid"])
-        expected = others & ~found["mixer"].str.endswith("/none")
+        expected = others & ~found["mixer"].str.endswith(("/none", "/replay"))
         assert touched.equals(expected), name
         five = found["caveat"].fillna("").str.contains("same five numbers")
         assert five.equals(expected & (name == "table6")), name
+
+
+def caveat_of(name: str, d_a: str, d_b: str, mixer: str) -> str:
+    found = compare_with_paper(rows(retention=[1.0]).iloc[:0], LAYOUTS[name])
+    (told,) = found[(found["d_a"] == d_a) & (found["d_b"] == d_b) & (found["mixer"] == mixer)]["caveat"].unique()
+    return str(told)
+
+
+def test_replayed_cells_are_of_code_that_is_not_public() -> None:
+    found = compare_with_paper(rows(retention=[1.0]).iloc[:0], LAYOUTS["table4"])
+    told = found["caveat"].fillna("")
+    replayed = found["mixer"] == "none/replay"
+    assert told.str.contains("has no replay").equals(replayed)
+    assert not told.str.contains("mixes nothing").any()
+
+
+def test_the_conjecture_is_told_with_the_printed_numbers_that_speak_against_it() -> None:
+    for mixer in ("none/random", "none/knowledge_pile"):
+        told = caveat_of("table2", "popqa", "apps", mixer)
+        assert "is a conjecture" in told and "59.3 with none/random, 73.9 with none/knowledge_pile" in told
+    told = caveat_of("table5", "popqa", "apps", "none/fineweb")
+    assert "2.8 with none/random" in told and "30.0 with none/fineweb" in told
+    assert "speaks" not in caveat_of("table6", "popqa", "apps", "none/fineweb"), "its five numbers agree"
+
+
+def test_tables_that_the_released_code_cannot_run_are_marked() -> None:
+    for name, chosen in LAYOUTS.items():
+        told = compare_with_paper(rows(retention=[1.0]).iloc[:0], chosen)["caveat"].fillna("")
+        assert told.str.contains("cannot run this table").all() == (name in ("table5", "table6")), name
 
 
 def test_table_6_repeats_five_numbers_where_the_caveat_says_so() -> None:
