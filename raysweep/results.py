@@ -138,8 +138,6 @@ def power(
     Without `mixers`: those of the primary contrast, or else the first mixer against each other one. See
     `raysweep.report.power` for the columns. Raises BadInput.
     """
-    import pandas as pd
-
     from raysweep.report.power import power_of
 
     answers = predictions(name, store=store, data=data, where=where)
@@ -150,7 +148,7 @@ def power(
         raise BadInput(
             f"{', '.join(names_of(name))}: a comparison takes finished trials of two mixers; there are {len(there)}"
         )
-    return pd.concat([power_of(answers, *pair, points=points) for pair in pairs], ignore_index=True)
+    return power_of(answers, pairs, points=points)
 
 
 def primary(name: Names, *, store: str | Path | None = None, data: str | Path | None = None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -19,8 +20,8 @@ _SURE = 0.8  # that the true spread is not above the one told as `spread_high`
 _MOST = 10_000  # seeds; beyond, nobody runs them
 
 
-def power_of(predictions: pd.DataFrame, first: str, second: str, *, points: float) -> pd.DataFrame:
-    """One row for each combination of the other axes: the seeds that a paired comparison of two mixers takes.
+def power_of(predictions: pd.DataFrame, pairs: Sequence[tuple[str, str]], *, points: float) -> pd.DataFrame:
+    """One row for each pair of mixers and combination of the other axes: the seeds that comparing them, paired, takes.
 
     Columns: the axes, both mixers, n_seeds (so far), spread (the standard deviation over seeds of the difference, in
     points), seeds (to see ± `points` with 80 % power at 5 %), seeds_corrected (the same at 5 % ÷ rows, which is what
@@ -29,15 +30,18 @@ def power_of(predictions: pd.DataFrame, first: str, second: str, *, points: floa
     """
     if not 0 < points <= 100:
         raise BadInput(f"--points {points:g}: give a difference in points, above 0 and at most 100")
-    found = [(values, 100 * (b - a).mean(axis=1)) for values, a, b in paired_scores(predictions, first, second)]
+    found = [
+        (values | {"first": first, "second": second}, 100 * (b - a).mean(axis=1))
+        for first, second in pairs
+        for values, a, b in paired_scores(predictions, first, second)
+    ]
     if not found:
+        named = "; ".join(" and ".join(pair) for pair in pairs)
         mixers = ", ".join(map(str, predictions["mixer"].unique())) or "none"
-        raise BadInput(f"{first} and {second} have no finished trials with seeds in common; mixers: {mixers}")
-    rows = []
-    for values, by_seed in found:
-        row: dict[str, Any] = values | {"first": first, "second": second, "n_seeds": len(by_seed)}
-        rows.append(row | _needed(by_seed, points, rows=len(found)))
-    return pd.DataFrame(rows)
+        raise BadInput(f"{named} have no finished trials with seeds and examples in common; mixers: {mixers}")
+    return pd.DataFrame(
+        [values | {"n_seeds": len(by_seed)} | _needed(by_seed, points, rows=len(found)) for values, by_seed in found]
+    )
 
 
 def seeds_needed(std: float, *, points: float, alpha: float, power: float) -> int | None:

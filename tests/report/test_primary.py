@@ -149,6 +149,27 @@ def test_the_commands_say_it_first(tmp_path: Path, capfd: Any) -> None:
     assert page.index("Primary contrast") < page.index('<h2 id="status-title">') and "+11.7 points" in page
 
 
+def test_a_run_prints_it_before_its_table(tmp_path: Path, capfd: Any) -> None:
+    store = Store(tmp_path / "store")
+    run(tmp_path, store, primary=CONTRAST)
+    assert main(["run", str(tmp_path / "sweep.yaml"), "--store", store.url]) == 0
+    told = capfd.readouterr()
+    assert "nothing is left to do" in told.err
+    first, history, title, *_ = told.out.splitlines()
+    assert first.startswith("primary: random/none − none/none (d_b id): +11.7 points") and title.startswith("retention")
+    assert history.startswith("primary: (")
+
+
+def test_seeds_to_plan_for_are_those_of_the_contrast_or_of_all_pairs_together(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    run(tmp_path, store, primary=None)
+    found = raysweep.power("small", points=5.0, store=store.url)
+    assert found[["first", "second"]].drop_duplicates().values.tolist() == [[NONE, RANDOM]] and len(found) == 2
+    assert (found["seeds_corrected"] >= found["seeds"]).all() and (found["seeds_high"] > found["seeds"]).all()
+    run(tmp_path, store, primary=[RANDOM, NONE])
+    assert raysweep.power("small", points=5.0, store=store.url)["first"].tolist() == [RANDOM] * 2
+
+
 def test_without_a_contrast_a_comparison_says_what_to_give(tmp_path: Path, capsys: Any) -> None:
     _, store = filled(tmp_path, outcome, grid=GRID)
     assert main(["compare", "small", "--store", store.url]) == 2
