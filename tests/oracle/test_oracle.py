@@ -1,6 +1,6 @@
 """The oracle: `execute` and a plain PyTorch reference do the same experiment, and say the same of it to the last column.
 
-Whoever changes what is computed changes both on purpose; `mutants.py` has changes that nobody should make, and sees each
+Whoever changes what is computed changes both on purpose; `oracle_mutants.py` has changes that nobody should make, and sees each
 of them fail here.
 """
 

@@ -1,7 +1,7 @@
 """What is said of results, on results by the real writer: trials that `execute` trained, evaluated and committed.
 
 `tests/golden/seeds` keeps them (`write_seeds.py` beside it wrote them). Numbers are computed a second time here, by scipy
-and from the parquet files themselves. `test_mutants.py` sees these tests fail where a line of the code is wrong.
+and from the parquet files themselves. `test_report_mutants.py` sees these tests fail where a line of the code is wrong.
 """
 
 from __future__ import annotations

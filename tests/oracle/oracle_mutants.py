@@ -1,6 +1,6 @@
 """One-line changes that nobody should make, each made in a copy of the code: the oracle must see it die.
 
-`python tests/oracle/mutants.py [NAME…]` prints what became of each, and ends with 1 where one lives.
+`python tests/oracle/oracle_mutants.py [NAME…]` prints what became of each, and ends with 1 where one lives.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ MUTANTS = (
     Mutant(
         "stage 2 starts from the base model",
         "raysweep/trial/execute.py",
-        "self._make(index, weights, found.lacking)",
-        "self._make(index, bench.base, found.lacking)",
+        "self._make(index, weights, found.lacking, done)",
+        "self._make(index, bench.base, found.lacking, [])",
         f"{ORACLE}::test_weights_are_the_references_after_every_stage[three]",
     ),
     Mutant(

@@ -1,9 +1,9 @@
-"""The oracle can fail: each of the changes in `mutants` is seen."""
+"""The oracle can fail: each of the changes in `oracle_mutants` is seen."""
 
 from __future__ import annotations
 
 import pytest
-from mutants import MUTANTS, dies
+from oracle_mutants import MUTANTS, dies
 
 
 @pytest.mark.slow
