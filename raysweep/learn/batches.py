@@ -61,6 +61,10 @@ class MicroBatch:
     labels_N: np.ndarray
     positions_BL: np.ndarray | None = None
 
+    @property
+    def examples(self) -> int:
+        return len(self.tokens_BL) if self.positions_BL is None else int((self.positions_BL == 0).sum())
+
 
 def steps_per_epoch(count: int, training: Training) -> int:
     """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""

@@ -215,10 +215,9 @@ class _Trial:
         ) as engine:
             answered = [self._ask(engine, index, one) for one in asked]
         predictions = [row for one in answered for row in one.predictions]
-        stage = done.stage
-        if self._ranks.rank == 0:
-            stage = self._store.add_answers(stage, [one.evaluation for one in answered], predictions)
-        return _Done(self._ranks.broadcast(stage), True, [*done.predictions, *predictions])
+        evaluations = [one.evaluation for one in answered]
+        stage = self._ranks.first(lambda: self._store.add_answers(done.stage, evaluations, predictions))
+        return _Done(stage, True, [*done.predictions, *predictions])
 
     # ---- training
 
@@ -386,8 +385,7 @@ class _Trial:
             run=job.run,
             began=time.time(),
         )
-        if self._ranks.rank == 0:
-            self._store.write_trial(job.trial, {**header, "status": "running"})
+        self._ranks.first(lambda: self._store.write_trial(job.trial, {**header, "status": "running"}))
         return self._ranks.broadcast(header)
 
     def _lost_too_often(self) -> dict[str, Any] | None:
@@ -407,11 +405,11 @@ class _Trial:
             reused=[one.stage.id for one in done if one.reused],
             evaluated=sorted(done[-1].stage.evaluated),
         )
-        if self._ranks.rank == 0:
-            evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
-            predictions = [row for one in done for row in one.predictions]
-            self._store.commit_trial(self._job.trial, record, evals=evals, predictions=predictions)
-        self._ranks.barrier()
+        evals = [row for one in done for row in one.stage.record["metrics"]["evaluations"]]
+        predictions = [row for one in done for row in one.predictions]
+        self._ranks.first(
+            lambda: self._store.commit_trial(self._job.trial, record, evals=evals, predictions=predictions)
+        )
         return record
 
 
