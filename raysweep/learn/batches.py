@@ -68,6 +68,10 @@ class MicroBatch:
         """Tokens of the longest packed example; 0 where they are padded."""
         return 0 if self.starts_M is None else int(np.diff(self.starts_M).max())
 
+    @property
+    def examples(self) -> int:
+        return len(self.tokens_BL) if self.positions_BL is None else int((self.positions_BL == 0).sum())
+
 
 def steps_per_epoch(count: int, training: Training) -> int:
     """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""

@@ -398,7 +398,7 @@ class Engine:
 
     def _out_of_room(self, batch: batches.Batch, parts: list[batches.MicroBatch]) -> Exception:
         where = f"out of memory on {self.device} at step {batch.step + 1}"
-        if all(len(part.tokens_BL) == 1 for part in parts):
+        if all(part.examples == 1 for part in parts):
             return TrialFailed(f"{where}, with one example at a time: {_smaller(self.runtime)}")
         half = max(part.tokens_BL.size for part in parts) // 2
         return OutOfRoom(f"{where}: micro-batches of {half} tokens at most have to do", half)

@@ -459,8 +459,7 @@ class _Trial:
             run=job.run,
             began=time.time(),
         )
-        if self._ranks.rank == 0:
-            self._store.write_trial(job.trial, {**header, "status": "running"})
+        self._ranks.first(lambda: self._store.write_trial(job.trial, {**header, "status": "running"}))
         return self._ranks.broadcast(header)
 
     def _lost_too_often(self) -> dict[str, Any] | None:
@@ -471,9 +470,7 @@ class _Trial:
         return record
 
     def _finish(self, base: Mapping[str, Evaluated], done: Sequence[_Done]) -> dict[str, Any]:
-        record = self._ranks.broadcast(self._commit_trial(base, done) if self._ranks.rank == 0 else None)
-        self._ranks.barrier()
-        return record
+        return self._ranks.first(lambda: self._commit_trial(base, done))
 
     def _commit_trial(self, base: Mapping[str, Evaluated], done: Sequence[_Done]) -> dict[str, Any]:
         """Write the finished trial; what it was evaluated on before, and is not asked for now, it keeps."""

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from raysweep.errors import TrialFailed
-from raysweep.learn.batches import batches_from, deal, total_steps
-from raysweep.learn.engine import Engine
+from raysweep.learn.batches import Batch, batches_from, deal, total_steps
+from raysweep.learn.engine import Engine, OutOfRoom
+from raysweep.learn.loss import Scored
 from raysweep.learn.memory import (
     ModelShape,
     Room,
@@ -179,3 +180,19 @@ def test_a_stage_without_room_is_refused_before_its_weights_are_read(tiny, train
     monkeypatch.setattr("raysweep.learn.engine.load_weights", None)
     with pytest.raises(TrialFailed, match="machine's free memory"):
         Engine(tiny, training=training(), total_steps=1, runtime=Runtime())
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_only_a_single_example_without_room_ends_a_stage(tiny, pairs, training, encoded, monkeypatch, packed):
+    def full(*_):
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(Scored, "forward", full)
+    examples = tuple(encoded(pairs(4)))
+    with Engine(tiny, training=training(), total_steps=1, runtime=Runtime()) as engine:
+        engine.packed = packed
+        with pytest.raises(OutOfRoom) as found:
+            engine.step(Batch(0, 0, examples))
+        assert 0 < found.value.tokens <= sum(map(len, examples)) * 0.6
+        with pytest.raises(TrialFailed, match="one example at a time"):
+            engine.step(Batch(0, 0, examples[:1]))
