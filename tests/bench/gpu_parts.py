@@ -33,7 +33,7 @@ from throughput import TRAINING, WARM_UP, Watched, clocked, memory_of, work
 from raysweep.data.encoding import Encoded, Question
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import TrialFailed
-from raysweep.learn import packing
+from raysweep.learn import packing, zero
 from raysweep.learn.attention import implementation
 from raysweep.learn.batches import Batch
 from raysweep.learn.checkpoints import RECORD
@@ -52,8 +52,13 @@ LLAMAS = SHAPES | QUARTERS | {"smallest": SMALLEST}
 ON_GPU = torch.cuda.is_available()
 PRECISION = "bf16" if ON_GPU else "fp32"  # CPUs take seconds for what they have no instructions for
 STEPS = 8
-# As long as our sets' examples are: their mean, and the deviation of its logarithm (RESULTS.md says where from).
-LENGTHS = {"remix": (121, 0.5), "gsm8k": (200, 0.33), "evolcode": (437, 0.72), "ultrachat": (1100, 0.5)}
+# As long as our sets' examples are, and mixed alike: how many in so many, their mean, the deviation of its logarithm.
+LENGTHS = {
+    "remix": ((1, 34, 0.04), (2, 165, 0.04)),  # kvr pairs, and random words at twice as many
+    "gsm8k": ((1, 200, 0.33),),
+    "evolcode": ((1, 437, 0.72),),
+    "ultrachat": ((1, 1100, 0.5),),
+}
 ASKED = {"kvr": (24, 10, 64), "gsm8k": (80, 120, 32)}  # tokens of a question, of its answer, and how many are asked
 KILLED_AFTER = 3  # steps, and the first checkpoint
 NEWER = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -110,9 +115,10 @@ class Told:
 
 def examples_of(lengths: str, vocabulary: int, count: int, *, longest: int) -> list[Encoded]:
     """Random tokens in examples as long as a set's are; the last half of each is trained on."""
-    mean, spread = LENGTHS[lengths]
     generator = np.random.default_rng(0)
-    drawn = generator.lognormal(np.log(mean) - spread**2 / 2, spread, count).clip(8, longest).astype(int)
+    kinds = [(mean, spread) for many, mean, spread in LENGTHS[lengths] for _ in range(many)]
+    means, spreads = np.array(kinds)[generator.integers(len(kinds), size=count)].T
+    drawn = generator.lognormal(np.log(means) - spreads**2 / 2, spreads).clip(8, longest).astype(int)
     return [
         Encoded(str(index), generator.integers(1, vocabulary, length, dtype=np.int32), np.arange(length) >= length // 2)
         for index, length in enumerate(drawn)
@@ -290,14 +296,14 @@ def memory_part(told: Told) -> None:
     """GiB told beforehand and GiB taken, by how many tokens a micro-batch has and whether they are recomputed."""
     shape = "smallest" if told.small else "llama_1b_quarter"
     batch = Batch(1, 0, batches_of(told, "gsm8k", LLAMAS[shape])[0].examples)
-    for zero, recomputed in ((3, True), (3, False), (1, True)):
-        with told.engine(shape, zero=zero, gradient_checkpointing=recomputed) as engine:
+    for stage, recomputed in ((3, True), (3, False), (1, True)):
+        with told.engine(shape, zero=stage, gradient_checkpointing=recomputed) as engine:
             for tokens in (128, 256) if told.small else (2048, 4096):
                 engine._tokens_at_once, engine.widest = tokens, 0
                 if ON_GPU:
                     torch.cuda.reset_peak_memory_stats()
                 engine.step(batch)
-                name = f"zero{zero}_{'recomputed' if recomputed else 'kept'}_{tokens}"
+                name = f"zero{stage}_{'recomputed' if recomputed else 'kept'}_{tokens}"
                 peaks = memory_of(engine, "none")
                 told.add(**{f"{name}_{key}": value for key, value in peaks.items()})
 
@@ -484,6 +490,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("place", type=Path)
     parser.add_argument("--small", action="store_true")
     chosen = parser.parse_args(arguments)
+    zero._deepspeed()  # imports it, while the part before this one runs
     if not (said := sys.stdin.readline()):
         return
     if not ON_GPU:

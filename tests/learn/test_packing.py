@@ -149,6 +149,14 @@ def test_what_is_not_packed_is_left_to_sdpa(varlen, pairs, encoded, family):
     assert loss_of(ours, batch)[0] == loss_of(theirs, batch)[0]
 
 
+def test_generating_beside_padding_is_left_to_sdpa_too(varlen):
+    prompts = torch.tensor([[0, 0, 5, 6], [1, 2, 3, 4]])
+    mask = torch.tensor([[0, 0, 1, 1], [1, 1, 1, 1]])
+    given = {"attention_mask": mask, "do_sample": False, "max_new_tokens": 12, "eos_token_id": None, "pad_token_id": 0}
+    ours, theirs = (model_of(FAMILIES["mistral"], chosen).eval() for chosen in (VARLEN, "sdpa"))
+    assert ours.generate(prompts, **given).tolist() == theirs.generate(prompts, **given).tolist()
+
+
 def test_an_engine_packs_and_trains_as_sorted_batches_do(varlen, small, pairs, training, encoded, tmp_path):
     examples, settings = encoded(pairs(16, longest=60)), training()
     losses = {}
