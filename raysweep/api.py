@@ -223,9 +223,8 @@ def overview(
     evaluations = {one.id: one for trial in plan.trials for one in plan.evaluations(trial)}
     lacking = answered.lacking(evaluations.values()) if resolved else []
     again = {one.stage for one in lacking if one.stage in records and not records[one.stage].get("files")}
-    usable = {name: record for name, record in records.items() if name not in again}
     first = sweeps[0].sweep
-    told = estimate(plan, usable, done=done, runtime=first.runtime, keep=first.keep, workers=workers)
+    told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers, again=again)
     return {
         "sweeps": [one.name for one in sweeps],
         "points": len(plan.points),
@@ -237,7 +236,7 @@ def overview(
         "stages_done": len(plan.stages.keys() & records) if resolved else None,
         "evaluations": len(evaluations),
         "evaluations_done": sum(map(answered.holds, evaluations.values())) if resolved else None,
-        "stages_to_retrain": len(_again(plan, done, usable, records)) if resolved else None,
+        "stages_to_retrain": len(_again(plan, done, records, again)) if resolved else None,
         "estimate": told if isinstance(told, str) else told.as_json(),
         "missing": dict(plan.missing),
         "revisions": dict(plan.revisions),
@@ -398,20 +397,15 @@ def _complete(
     return evaluated - {trial for trial, stage in last.items() if stage not in held}
 
 
-def _again(
-    plan: Plan, done: set[str], usable: Mapping[str, Mapping[str, Any]], records: Mapping[str, Mapping[str, Any]]
-) -> set[str]:
-    """Stages that are finished and must be trained again: for evaluations, since their weights were not kept.
+def _again(plan: Plan, done: set[str], records: Mapping[str, Mapping[str, Any]], lacking: set[str]) -> set[str]:
+    """Stages that are finished and must be trained again: for evaluations that are `lacking`, since weights were not kept.
 
     Those before them too, as far as their own weights are gone.
     """
     chains = [trial.stages for name, trial in plan.trials.items() if name not in done]
-    held = [
-        {name: bool(record.get("files")) for name, record in some.items() if name in plan.stages}
-        for some in (usable, records)
-    ]
-    now, without = (settled(chains, held=one) for one in held)
-    return (without - now) & records.keys()
+    held = {name: bool(records[name].get("files")) for name in plan.stages if name in records}
+    usable = {name: weights for name, weights in held.items() if name not in lacking}
+    return (settled(chains, held=held) - settled(chains, held=usable)) & records.keys()
 
 
 def _absolute(declared: Located) -> Located:

@@ -60,17 +60,18 @@ def estimate(
     runtime: Runtime,
     keep: Literal["shared", "all", "none"],
     workers: int | None = None,
+    again: Collection[str] = (),
 ) -> Estimate | str:
     """The forecast of all trials that are not `done`; a sentence where nothing can be told.
 
-    `records` are those of the store's finished stages. With `workers` the schedule is run on virtual time. Raises
-    BadInput where not even one trial fits that many workers.
+    `records` are those of the store's finished stages; `again` are finished ones that must be trained again. With `workers`
+    the schedule is run on virtual time. Raises BadInput where not even one trial fits that many workers.
     """
     costs = costs_of(plan, records.values(), runtime=runtime)
     if costs.unknown and costs.basis.keys() & {"calibrated", "computed"}:
         return f"how large {', '.join(sorted(costs.unknown))} is cannot be told from here"
     chains = {name: trial.stages for name, trial in plan.trials.items() if name not in done}
-    held = {name: bool(records[name].get("files")) for name in plan.stages if name in records}
+    held = {name: bool(records[name].get("files")) for name in plan.stages if name in records and name not in again}
     there = settled(chains.values(), held=held)
     missing = {stage for chain in chains.values() for stage in chain} - there
     run = _run(chains, costs, there, runtime, workers) if workers is not None else None

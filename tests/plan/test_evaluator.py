@@ -113,6 +113,14 @@ def test_a_limit_that_is_the_default_is_the_same_evaluation() -> None:
     assert ids(planned({"evaluate": {"max_new_tokens": 1000}})) == ids(planned())
 
 
+def test_a_set_of_long_answers_is_not_answered_by_short_ones() -> None:
+    """gsm8k reads 512 new tokens; a sweep of 32 evaluated the same stage otherwise."""
+    grid = {"grid": chain(2, d_b=["gsm8k"])}
+    long, short = planned(grid), planned({**grid, "evaluate": {"max_new_tokens": 32}})
+    assert [one.max_new_tokens for one in evaluations(long) if one.scorer == "numeric"] == [512]
+    assert list(long.stages) == list(short.stages) and not ids(long) & ids(short)
+
+
 def test_few_shot_prompts_have_no_other_form() -> None:
     familiar = {"evaluate": {"sets": ["familiar/popqa"]}}
     found = [

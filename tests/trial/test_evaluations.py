@@ -183,23 +183,25 @@ def test_sweeps_of_earlier_code_that_disagree_leave_their_stages_unknown(earlier
     assert overview([load("longer.yaml")], store="store")["evaluations_done"] == 4
 
 
-def test_a_chain_fills_its_accuracy_matrix_and_follows_further_sets_from_the_base_model(tmp_path, data_dir):
-    """Three stages; triviaqa is never trained, and is evaluated on the base model, once for all trials."""
+def test_a_chain_fills_its_accuracy_matrix_and_follows_further_sets_from_the_base_model(tmp_path):
+    """Three stages; the lamps are never trained, and are evaluated on the base model, once for all trials."""
+    (tmp_path / "lamps.jsonl").write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    own = {"path": str(tmp_path / "lamps.jsonl"), "prompt": "{q}", "target": "a"}
     store = Store(tmp_path / "store")
     grid = {**GRID, "d_c": ["id"], "mixer": ["none/none/none"], "seed": [0, 1]}
-    sweep = sweep_of(
-        tmp_path, grid=grid, train={**QUICK, "epochs": 1}, evaluate={"sets": ["triviaqa"], "after": "every"}
-    )
-    records, said = run(sweep, store, data=data_dir)
+    control = {"sets": ["lamps"], "after": "every"}
+    train = {**QUICK, "epochs": 1}
+    sweep = sweep_of(tmp_path, grid=grid, train=train, evaluate=control, sets={"lamps": own})
+    records, said = run(sweep, store)
     base = [event for event in said if event["event"] == "evaluate" and event["stage"] == 0]
-    assert [event["set"] for event in base] == ["triviaqa"], "a second trial finds it in the store"
+    assert [event["set"] for event in base] == ["lamps"], "a second trial finds it in the store"
     assert len(list((tmp_path / "store" / "models").glob("*/evals/*/record.json"))) == 1
     rows = store.trial_table(next(iter(store.sweep("small")["points"]))["trial"], "evals").to_pylist()
     assert [(row["stage"], row["of"] or row["set"]) for row in rows] == [
-        (0, "triviaqa"),
-        (1, "a"), (1, "triviaqa"),
-        (2, "a"), (2, "b"), (2, "triviaqa"),
-        (3, "a"), (3, "b"), (3, "c"), (3, "triviaqa"),
+        (0, "lamps"),
+        (1, "a"), (1, "lamps"),
+        (2, "a"), (2, "b"), (2, "lamps"),
+        (3, "a"), (3, "b"), (3, "c"), (3, "lamps"),
     ]  # fmt: skip
-    columns = {f"asked_triviaqa_{place}" for place in range(4)} | {"asked_triviaqa"}
+    columns = {f"asked_lamps_{place}" for place in range(4)} | {"asked_lamps"}
     assert columns <= set(records[0]["metrics"])
