@@ -66,7 +66,8 @@ class Dataset:
     `scorer` is None where answers are not scored. `size` is how many different examples can be generated. `splits` are
     those of its upstream files that are used; a file that names no split is used too. `called` is how its files or
     folder may also be called: files are known by their columns, and names decide where several sets have the same.
-    `subjects` says whether its rows tell what they are about.
+    `subjects` says whether its rows tell what they are about. `marked` is the prompt with the marks that the released
+    code puts round it.
     """
 
     name: str
@@ -82,6 +83,7 @@ class Dataset:
     called: tuple[str, ...] = ()
     size: int | None = None
     subjects: bool = False
+    marked: str | None = None
 
     @property
     def generated(self) -> bool:
@@ -252,6 +254,7 @@ _SETS = (
         name="apps",
         about="programming problems, introductory and interview",
         prompt="{task}",
+        marked="{marked}",
         target="{code}",
         licence="MIT (problem texts belong to the contest sites)",
         splits=("train", "test"),

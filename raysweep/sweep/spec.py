@@ -87,7 +87,7 @@ class TrainPart(Strict):
     stop: StopRule | None = None
     max_length: Count | None = None
     precision: Precision | None = None
-    order: Literal["reshuffled", "fixed"] | None = None
+    order: Literal["reshuffled", "fixed", "sampler"] | None = None
     last_batch: Literal["keep", "drop"] | None = None
     label_padding: Literal["ignore", "eos"] | None = None
     weight_decay: NotNegative | None = None
@@ -108,7 +108,7 @@ class Train(Strict):
     stop: StopRule = "paper"
     max_length: Count = 2048
     precision: Precision = "bf16"
-    order: Literal["reshuffled", "fixed"] = "reshuffled"
+    order: Literal["reshuffled", "fixed", "sampler"] = "reshuffled"
     last_batch: Literal["keep", "drop"] = "keep"
     label_padding: Literal["ignore", "eos"] = "ignore"
     weight_decay: NotNegative = 0.0
@@ -160,13 +160,19 @@ class Mix(Strict):
     overlap: Literal["drop", "keep"] = "drop"
     seed: Annotated[Seed | Literal["trial"] | None, LATER] = None
     draws: Annotated[Literal["per_stage", "same"], LATER] = "per_stage"
+    order: Annotated[Literal["seeded", "shuffled"], LATER] = "seeded"
     text: Text | None = None
 
 
 class Prompt(Strict):
-    """Whether prompts are stripped of outer white space: in training and evaluation, or in training only."""
+    """Whether prompts are stripped of outer white space (in training and evaluation, or in training only), and what else
+    of a conversation's form the released code has otherwise than the paper."""
 
     strip: Literal["both", "train_only"] = "both"
+    targets: Annotated[Literal["kept", "stripped"], LATER] = "kept"
+    line_ends: Annotated[Literal["untrained", "trained"], LATER] = "untrained"
+    control_tokens: Annotated[Literal["text", "parsed"], LATER] = "text"
+    apps: Annotated[Literal["plain", "marked"], LATER] = "plain"
 
 
 class Settings(Strict):
@@ -241,6 +247,8 @@ class Evaluate(Strict):
     `after` says when further sets are evaluated: after the last stage, or on the base model and after every stage.
     `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
     then `last`. `answers` says how much of an answer is generated: until its score is decided, or the whole of it.
+    `familiar` is the form of the few-shot prompt, bare or inside the chat template; `cut` where an answer's text begins:
+    after the prompt's tokens, or after as many characters as the prompt has.
     """
 
     sets: tuple[str, ...] = ()
@@ -249,6 +257,8 @@ class Evaluate(Strict):
     every: Every = Every(epochs=1)
     max_new_tokens: Count | None = None
     answers: Answers = "decided"
+    familiar: Literal["plain", "chat"] = "plain"
+    cut: Literal["tokens", "characters"] = "tokens"
 
     @model_validator(mode="before")
     @classmethod
