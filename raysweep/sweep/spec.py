@@ -336,7 +336,27 @@ def impossible(precision: str, *, zero: int, offload: str) -> str | None:
     return None
 
 
+# What `profile: released` stands for: the released code's departures from the paper, each a switch of its own.
+PROFILES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "released": {
+        "mixing": {"cut": "released", "overlap": "keep", "seed": "trial", "draws": "same", "order": "shuffled"},
+        "train": {"order": "sampler", "last_batch": "drop", "label_padding": "eos", "precision": "bf16_pure"},
+        "prompt": {
+            "strip": "train_only",
+            "targets": "stripped",
+            "line_ends": "trained",
+            "control_tokens": "parsed",
+            "apps": "marked",
+        },
+        "evaluate": {"familiar": "chat", "cut": "characters"},
+    }
+}
 Axis = tuple[Any, ...]
+
+
+def _as_mapping(section: Any) -> Any:
+    """`evaluate: [popqa]` is short for its sets; a section that is no mapping is refused where it is read."""
+    return {"sets": section} if isinstance(section, list | tuple) else section
 
 
 def _by_letters(train: Any) -> Any:
@@ -359,6 +379,22 @@ class Sweep(Settings):
     keep: Literal["shared", "all", "none"] = "shared"
     table: TableSection = TableSection()
     runtime: Runtime = Runtime()
+    profile: Literal["released"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_profile(cls, value: Any) -> Any:
+        """A profile sets what the file does not set itself."""
+        chosen = PROFILES.get(value.get("profile")) if isinstance(value, dict) else None
+        if chosen is None:
+            return value
+        own = {part: _as_mapping(value.get(part)) for part in chosen}
+        parts = {
+            part: {**settings, **(own[part] or {})}
+            for part, settings in chosen.items()
+            if own[part] is None or isinstance(own[part], dict)
+        }
+        return {**value, **parts}
 
     @model_validator(mode="before")
     @classmethod
