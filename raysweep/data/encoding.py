@@ -10,18 +10,20 @@ spelled out in the data are ordinary text, so no example can end itself early.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from raysweep.data.example import Example
 from raysweep.errors import BadInput
+from raysweep.sweep.stage import TextForm
 
-__all__ = ["Encoded", "Question", "encode", "few_shot_question", "question"]
+__all__ = ["AS_DESCRIBED", "Encoded", "Question", "encode", "few_shot_question", "question"]
 
 LINE_END = "\n"
+AS_DESCRIBED = TextForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,8 @@ class Encoded:
 class Question:
     """What is asked: the prompt's tokens, the gold target's tokens (eos last, as trained), and every gold text.
 
-    `stop` is a text that ends an answer beside eos; None where eos alone does.
+    `stop` is a text that ends an answer beside eos; None where eos alone does. `shown`: the answer is what follows the
+    first so many characters of prompt and answer decoded together (None: what follows the prompt's tokens).
     """
 
     id: str
@@ -48,20 +51,25 @@ class Question:
     target: tuple[int, ...]
     golds: tuple[str, ...]
     stop: str | None = None
+    shown: int | None = None
 
 
-def encode(example: Example, tokenizer: Any, *, strip: bool) -> Encoded:
-    """Tokens of a whole conversation. `strip` takes outer white space off every prompt (METHOD, departure 6)."""
+def encode(example: Example, tokenizer: Any, *, strip: bool, form: TextForm = AS_DESCRIBED) -> Encoded:
+    """Tokens of a whole conversation. `strip` takes outer white space off every prompt; `form` is what else is done as in
+    the released code."""
     tokens = list(_opening(tokenizer))
     targets = [False] * len(tokens)
     for index, turn in enumerate(example.turns):
-        prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
+        prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0, form=form)
+        ended = len(_plain(LINE_END, tokenizer)) if index and form.line_ends == "trained" else 0
         tokens += prefix + target
-        targets += [False] * len(prefix) + [True] * len(target)
+        targets += [True] * ended + [False] * (len(prefix) - ended) + [True] * len(target)
     return Encoded(example.id, np.asarray(tokens, dtype=np.int32), np.asarray(targets, dtype=bool))
 
 
-def question(example: Example, tokenizer: Any, *, strip: bool) -> Question:
+def question(
+    example: Example, tokenizer: Any, *, strip: bool, cut: Literal["tokens", "characters"] = "tokens"
+) -> Question:
     """The last turn of an example as it is asked: everything before its answer is the prompt.
 
     What was trained on alone is right here (METHOD, Evaluation); other names of the same answer are not.
@@ -71,41 +79,61 @@ def question(example: Example, tokenizer: Any, *, strip: bool) -> Question:
         prefix, target = _turn(turn, tokenizer, strip=strip, first=index == 0)
         prompt += prefix + target
     prefix, target = _turn(example.turns[-1], tokenizer, strip=strip, first=len(example.turns) == 1)
-    return Question(example.id, tuple(prompt + prefix), tuple(target), (example.target,))
+    whole = tuple(prompt + prefix)
+    shown = len(_text_of(example.turns, strip=strip)) if cut == "characters" else None
+    return Question(example.id, whole, tuple(target), (example.target,), shown=shown)
 
 
-def few_shot_question(example: Example, shots: Sequence[Example], tokenizer: Any) -> Question:
-    """`Q: …\\nA: …` lines of the shots, then the example's question; its answer ends at the first line end."""
+def few_shot_question(
+    example: Example, shots: Sequence[Example], tokenizer: Any, *, form: Literal["plain", "chat"] = "plain"
+) -> Question:
+    """`Q: …\\nA: …` lines of the shots, then the example's question; its answer ends at the first line end, or in the
+    `chat` form, which puts the same text into the template, as any answer does."""
     lines = [f"Q: {shot.prompt.strip()}\nA: {shot.target.strip()}\n" for shot in shots]
     text = "".join(lines) + f"Q: {example.prompt.strip()}\nA:"
+    if form == "chat":
+        asked = question(replace(example, turns=((text, example.target.strip()),)), tokenizer, strip=False)
+        return replace(asked, golds=example.answers or (example.target,))
     prompt, target = _split(text, " " + example.target.strip() + LINE_END, tokenizer)
     golds = example.answers or (example.target,)
     return Question(example.id, (*_opening(tokenizer), *prompt), tuple(target), golds, stop=LINE_END)
 
 
-def _turn(turn: tuple[str, str], tokenizer: Any, *, strip: bool, first: bool) -> tuple[list[int], list[int]]:
+def _turn(
+    turn: tuple[str, str], tokenizer: Any, *, strip: bool, first: bool, form: TextForm = AS_DESCRIBED
+) -> tuple[list[int], list[int]]:
     prompt, target = turn
-    prompt = prompt.strip() if strip else prompt
-    prefix = f"{'' if first else LINE_END}<|user|>\n{prompt}\n<|assistant|>\n"
-    prefix_tokens, target_tokens = _split(prefix, target, tokenizer)
+    target = target.strip() if form.targets == "stripped" else target
+    prefix = ("" if first else LINE_END) + _prefix(prompt, strip=strip)
+    prefix_tokens, target_tokens = _split(prefix, target, tokenizer, parsed=form.control_tokens == "parsed")
     return prefix_tokens, [*target_tokens, _end(tokenizer)]
 
 
-def _split(prefix: str, text: str, tokenizer: Any) -> tuple[list[int], list[int]]:
+def _prefix(prompt: str, *, strip: bool) -> str:
+    return f"<|user|>\n{prompt.strip() if strip else prompt}\n<|assistant|>\n"
+
+
+def _text_of(turns: Sequence[tuple[str, str]], *, strip: bool) -> str:
+    """A conversation as text, up to where its last answer begins."""
+    answered = [f"{_prefix(user, strip=strip)}{said}{LINE_END}" for user, said in turns[:-1]]
+    return "".join(answered) + _prefix(turns[-1][0], strip=strip)
+
+
+def _split(prefix: str, text: str, tokenizer: Any, *, parsed: bool = False) -> tuple[list[int], list[int]]:
     """Tokens of `prefix` and of what follows it.
 
     Encoded together, as the released code does, unless a token would lie across the border: then the model could never
     be asked what it was trained on, and the two are encoded one after the other.
     """
-    prefix_tokens = _plain(prefix, tokenizer)
-    together = _plain(prefix + text, tokenizer)
+    prefix_tokens = _plain(prefix, tokenizer, parsed=parsed)
+    together = _plain(prefix + text, tokenizer, parsed=parsed)
     if together[: len(prefix_tokens)] == prefix_tokens:
         return prefix_tokens, together[len(prefix_tokens) :]
-    return prefix_tokens, _plain(text, tokenizer)
+    return prefix_tokens, _plain(text, tokenizer, parsed=parsed)
 
 
-def _plain(text: str, tokenizer: Any) -> list[int]:
-    return tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+def _plain(text: str, tokenizer: Any, *, parsed: bool = False) -> list[int]:
+    return tokenizer(text, add_special_tokens=False, split_special_tokens=not parsed)["input_ids"]
 
 
 @lru_cache(maxsize=8)

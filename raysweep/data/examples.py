@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import Literal
 
 from raysweep.data import kvr
 from raysweep.data.draft import Draft, Skipped
@@ -54,15 +55,15 @@ class Selected:
     digest: str
 
 
-def candidates(source: Source, *, data_seed: int) -> Candidates:
+def candidates(source: Source, *, data_seed: int, marks: Literal["marked"] | None = None) -> Candidates:
     """All examples of a source in the order that `data_seed` gives; generated sets are made one by one.
 
-    Raises BadData where a row cannot be used.
+    With `marks` prompts are marked as in the released code. Raises BadData where a row cannot be used.
     """
     if "generated" in source.identity:
         return Candidates(source.name, lambda: _generated(source.name, data_seed))
     counts: Counter[str] = Counter()
-    examples = _cleaned(_read(source, counts), counts)
+    examples = _cleaned(_read(source, counts, marks), counts)
     examples.sort(key=lambda example: digest(f"{data_seed}\n{question_key(example)}".encode()))
     return Candidates(source.name, lambda: iter(examples), dict(counts))
 
@@ -115,7 +116,7 @@ def _generated(name: str, data_seed: int) -> Iterator[Example]:
     return (_example(name, draft) for draft in kvr.pairs(data_seed=data_seed))
 
 
-def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
+def _read(source: Source, counts: Counter[str], marks: Literal["marked"] | None) -> Iterator[Example]:
     if source.own is not None:
         for draft in drafts_of(source.name, source.own, source.rows()):
             turns = tuple((turn["user"], turn["assistant"]) for turn in draft.turns)
@@ -128,7 +129,7 @@ def _read(source: Source, counts: Counter[str]) -> Iterator[Example]:
                 case Skipped(why):
                     counts[why] += 1
                 case Draft():
-                    yield _example(source.name, draft)
+                    yield _example(source.name, draft, marks)
 
 
 def _shaped_rows(source: Source) -> Iterator[tuple[RowShape, Row]]:
@@ -138,9 +139,10 @@ def _shaped_rows(source: Source) -> Iterator[tuple[RowShape, Row]]:
             yield shape, row
 
 
-def _example(name: str, draft: Draft) -> Example:
+def _example(name: str, draft: Draft, marks: Literal["marked"] | None = None) -> Example:
     dataset = DATASETS[name]
-    turns = tuple((dataset.prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
+    prompt = dataset.marked if marks and dataset.marked else dataset.prompt
+    turns = tuple((prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
     return named(name, turns, draft.answers, draft.subject or question_part(dataset.prompt).format_map(draft.turns[0]))
 
 

@@ -14,17 +14,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 from raysweep.data.example import Example
 from raysweep.data.examples import Candidates, Selected, digest_of, named, take_up_to
 from raysweep.data.sources import Source
-from raysweep.data.texts import passages
+from raysweep.data.texts import passages, usable_passages
 from raysweep.data.words import WordList
 from raysweep.errors import TrialFailed
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.stage import Mixing, Selection
 
-__all__ = ["Facts", "cut_as_released", "draw"]
+__all__ = ["Facts", "as_released", "cut_as_released", "draw"]
 
 RANDOM_PROMPT = "Complete the following random word sequence:\n\n"
 PASSAGE_PROMPT = "Complete the following partial passage:\n\n"
@@ -32,6 +33,7 @@ HOPELESS = 1000  # random sequences dropped in a row before a draw is given up
 
 Fits = Callable[[Example], bool]
 Words = tuple[str, ...]
+Drawn = TypeVar("Drawn")
 
 
 def draw(
@@ -116,8 +118,21 @@ def random_sequences(listed: WordList, *, words: int, seed: str) -> Iterator[Exa
 
 
 def _passages(source: Source, mixing: Mixing, counts: Counter[str]) -> Iterator[Example]:
-    for start, end in passages(source, words=mixing.words, seed=_seed(mixing), counts=counts):
+    for start, end in _ordered(source, mixing, counts):
         yield _completion(mixing.source, PASSAGE_PROMPT, start, end)
+
+
+def _ordered(source: Source, mixing: Mixing, counts: Counter[str]) -> Iterator[tuple[str, str]]:
+    if mixing.order == "shuffled":
+        return iter(as_released(usable_passages(source, words=mixing.words, counts=counts), seed=mixing.data_seed))
+    return passages(source, words=mixing.words, seed=_seed(mixing), counts=counts)
+
+
+def as_released(listed: Sequence[Drawn], *, seed: int) -> list[Drawn]:
+    """A list in the order of Python's generator, seeded: the released code shuffles so, and takes the first."""
+    drawn = list(listed)
+    random.Random(seed).shuffle(drawn)
+    return drawn
 
 
 def _completion(name: str, prompt: str, start: str, end: str) -> Example:

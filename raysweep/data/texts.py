@@ -13,7 +13,7 @@ from raysweep.data.sources import Source
 from raysweep.plan.identity import digest
 from raysweep.sweep.catalog import TEXT_ROWS
 
-__all__ = ["passages"]
+__all__ = ["passages", "usable_passages"]
 
 
 def passages(source: Source, *, words: int, seed: str, counts: Counter[str]) -> Iterator[tuple[str, str]]:
@@ -26,6 +26,11 @@ def passages(source: Source, *, words: int, seed: str, counts: Counter[str]) -> 
     found = dict.fromkeys(cut)
     counts["duplicates"] += len(cut) - len(found)
     return iter(sorted(found, key=lambda pair: digest(f"{seed}\n{json.dumps(pair)}".encode())))
+
+
+def usable_passages(source: Source, *, words: int, counts: Counter[str]) -> list[tuple[str, str]]:
+    """The passages of the first documents in the source's own order, equal ones and all."""
+    return list(_cut(islice(documents(source), TEXT_ROWS), words, counts))
 
 
 def documents(source: Source) -> Iterator[str]:

@@ -88,7 +88,7 @@ def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, 
     """The batches of a stage from `step` on, up to its last epoch."""
     per_epoch = steps_per_epoch(len(examples), training)
     for epoch in range(step // per_epoch, training.epochs):
-        order = _order(len(examples), seed=seed, epoch=epoch if training.order == "reshuffled" else 0)
+        order = _order_of(training, len(examples), seed=seed, epoch=epoch)
         for index in range(step - epoch * per_epoch if epoch == step // per_epoch else 0, per_epoch):
             chosen = order[index * training.batch_size : (index + 1) * training.batch_size]
             yield Batch(epoch * per_epoch + index, epoch, tuple(examples[number] for number in chosen))
@@ -191,6 +191,23 @@ def _extended(example: Encoded, width: int) -> Encoded:
 def _nothing(part: MicroBatch) -> MicroBatch:
     """A pass without targets for a rank that has run out of examples: its gradient is zero."""
     return replace(part, source_N=part.source_N[:0], labels_N=part.labels_N[:0])
+
+
+def _order_of(training: Training, count: int, *, seed: int, epoch: int) -> list[int]:
+    match training.order:
+        case "reshuffled":
+            return _order(count, seed=seed, epoch=epoch)
+        case "fixed":
+            return _order(count, seed=seed, epoch=0)
+        case "sampler":
+            return _sampled(count, seed=seed)
+
+
+def _sampled(count: int, *, seed: int) -> list[int]:
+    """The order of PyTorch's DistributedSampler that nobody tells the epoch, over all ranks: the released code's."""
+    import torch
+
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 def _order(count: int, *, seed: int, epoch: int) -> list[int]:

@@ -27,6 +27,11 @@ __all__ = ["Prediction", "Recall", "answer"]
 
 BATCH = 64
 WHITE = 16  # tokens
+CLEANED = (
+    *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
+    (" ' ", "'"),
+    *((f" {end}", end) for end in ("n't", "'m", "'s", "'ve", "'re")),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +120,10 @@ class Reader:
 
     def text(self, tokens: Sequence[int], one: Question) -> str:
         """The answer so far: up to eos, up to the stop text, without control tokens."""
+        if one.shown is not None:
+            answered = [*one.prompt, *_before_end(tokens[: self.most], self.ends)]
+            together = self._decoded(answered)
+            return (_cleaned(together) if self.tokenizer.clean_up_tokenization_spaces else together)[one.shown :]
         whole = self._decoded(_before_end(tokens[: self.most], self.ends))
         return whole.split(one.stop, 1)[0] if one.stop else whole
 
@@ -131,7 +140,8 @@ class Reader:
         if not tokens or self.scorer.may_match is None:
             return True
         # a character may be half decoded at the end
-        return self.scorer.may_match(self._decoded(tokens).rstrip("\ufffd"), one.golds)
+        begun = self._decoded(tokens) if one.shown is None else self.text(tokens, one)
+        return self.scorer.may_match(begun.rstrip("\ufffd"), one.golds)
 
     def prediction(self, tokens: Sequence[int], one: Question, *, proven: bool) -> Prediction:
         text = self.text(tokens, one)
@@ -186,6 +196,14 @@ def _ends(engine: Engine, tokenizer: Any) -> frozenset[int]:
     configured = engine.model.generation_config.eos_token_id
     more = configured if isinstance(configured, list) else [configured]
     return frozenset(token for token in (tokenizer.eos_token_id, *more) if token is not None)
+
+
+def _cleaned(text: str) -> str:
+    """What Transformers 4 made of decoded text where a tokenizer's configuration says so (`clean_up_tokenization_spaces`;
+    Llama-3's does): no spaces before punctuation. Transformers 5 leaves it alone with such tokenizers."""
+    for found, put in CLEANED:
+        text = text.replace(found, put)
+    return text
 
 
 def _before_end(tokens: Sequence[int], ends: frozenset[int]) -> Sequence[int]:

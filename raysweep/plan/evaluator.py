@@ -58,6 +58,8 @@ class Evaluation:
     max_new_tokens: int | None
     tokens_by_default: int | None
     answers: Answers
+    familiar: Literal["plain", "chat"]
+    cut: Literal["tokens", "characters"]
     config: Mapping[str, Any]
     optional: bool = False
 
@@ -112,17 +114,19 @@ class Evaluator:
         ways = {
             "strip": None if spec.strip == "both" else spec.strip,
             "max_new_tokens": self._evaluate.max_new_tokens,
-            "answers": self._whole,
+            **self._departures(few_shot=bool(self._evaluate.sets)),
             "scorers": self._own_scorers(chain) or None,
         }
         if not any(ways.values()):
             return chain[-1].id
         return fingerprint("trial", {"stage": chain[-1].id, **ways})
 
-    @property
-    def _whole(self) -> str | None:
-        """`whole`, or None: an evaluation of decided answers is what it was before there was a choice."""
-        return None if self._evaluate.answers == "decided" else self._evaluate.answers
+    def _departures(self, *, few_shot: bool) -> dict[str, str]:
+        """What is not by default: an evaluation by default is what it was before there was a choice."""
+        chosen = self._evaluate
+        told: dict[str, str] = {"answers": chosen.answers} if chosen.answers != "decided" else {}
+        told |= {"cut": chosen.cut} if chosen.cut != "tokens" else {}
+        return told | ({"familiar": chosen.familiar} if few_shot and chosen.familiar != "plain" else {})
 
     def evaluations(self, spec: TrialSpec, chain: Sequence[Trained]) -> tuple[Evaluation, ...]:
         """All evaluations of a trial, in the order in which its stages are trained."""
@@ -231,7 +235,7 @@ class Evaluator:
                 "prompt": {"few_shot": FEW_SHOT} if few_shot else {"strip": spec.strip},
                 "scorer": {"name": scorer, "version": rule and rule.version},
                 "max_new_tokens": most,
-                **({"answers": self._whole} if self._whole else {}),
+                **self._departures(few_shot=few_shot),
             }
             self._questions[whole] = questions, fingerprint("questions", questions)
         questions, digest = self._questions[whole]
@@ -251,6 +255,8 @@ class Evaluator:
             max_new_tokens=most,
             tokens_by_default=by_default,
             answers=self._evaluate.answers,
+            familiar=self._evaluate.familiar,
+            cut=self._evaluate.cut,
             config=config,
             optional=optional,
         )

@@ -294,6 +294,8 @@ class _Namer:
             "training": asdict(stage.training),
             "strip": stage.strip,
         }
+        if stage.form is not None:
+            work["form"] = {name: value for name, value in asdict(stage.form).items() if value is not None}
         return work, fingerprint("work", work)
 
     def _selection(self, stage: Stage, model: Model) -> dict[str, Any]:

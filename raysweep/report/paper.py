@@ -25,7 +25,9 @@ _CUT = (
     "2,000 · (1 + ratio) examples are taken (mixing.cut: released does the same); that this number was made so is a conjecture"
 )
 _NO_REPLAY = "the released code has no replay: this number was made by code that is not public"
-_NOT_RUNNABLE = "the released code cannot run this table: as familiar popqa and triviaqa it reads the unfamiliar file"
+_NOT_RUNNABLE = (
+    "the released code cannot run this table: for familiar popqa and triviaqa it reads the file of unfamiliar ones"
+)
 _SAME_FIVE = "Table 6 prints the same five numbers for every mixer in its non-factoid columns"
 _REPLAY_0 = (
     "Table 4's r = 0 row and Tables 1 and 2 without mixing are the same experiment and print different numbers "

@@ -88,7 +88,8 @@ class Dataset:
     those of its upstream files that are used; a file that names no split is used too. `called` is how its files or
     folder may also be called: files are known by their columns, and names decide where several sets have the same.
     `length` is that of examples that fit 2,048 tokens.
-    `subjects` says whether its rows tell what they are about.
+    `subjects` says whether its rows tell what they are about. `marked` is the prompt with the marks that the released
+    code puts round it.
     """
 
     name: str
@@ -105,6 +106,7 @@ class Dataset:
     size: int | None = None
     length: Length = UNKNOWN
     subjects: bool = False
+    marked: str | None = None
 
     @property
     def generated(self) -> bool:
@@ -287,6 +289,7 @@ _SETS = (
         about="programming problems, introductory and interview",
         length=Length(766, 4),
         prompt="{task}",
+        marked="{marked}",
         target="{code}",
         licence="MIT (problem texts belong to the contest sites)",
         splits=("train", "test"),

@@ -15,11 +15,11 @@ from typing import Any
 
 from raysweep.errors import BadInput
 from raysweep.sweep.axes import PLAIN_AXES, checked_axes, put
-from raysweep.sweep.catalog import ID, MIXERS, NONE
+from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
 from raysweep.sweep.file import Places, nearest
 from raysweep.sweep.sets import FAMILIAR, kinds_of
 from raysweep.sweep.spec import Settings, Stop, Sweep
-from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage, StopAt, Training, TrialSpec
+from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage, StopAt, TextForm, Training, TrialSpec
 
 __all__ = ["Grid", "matches"]
 
@@ -113,6 +113,7 @@ class Grid:
             mixing=self._mixing(letter, selection, mixer, draw, ratio, seed, settings),
             training=_training(settings, letter, d_a),
             seed=seed,
+            form=_form(settings),
         )
 
     def _selection(self, letter: str, name: str, d_a: str, settings: Settings) -> Selection:
@@ -132,7 +133,12 @@ class Grid:
             )
         familiarity = settings.familiarity if kind.familiarity else "all"
         return Selection(
-            set=of, examples=settings.examples, data_seed=settings.data_seed, familiarity=familiarity, skip=skip
+            set=of,
+            examples=settings.examples,
+            data_seed=settings.data_seed,
+            familiarity=familiarity,
+            skip=skip,
+            marks="marked" if of in DATASETS and DATASETS[of].marked and settings.prompt.apps == "marked" else None,
         )
 
     def _mixing(
@@ -160,6 +166,7 @@ class Grid:
             cut=settings.mixing.cut if departs else "described",
             overlap=settings.mixing.overlap if mixer != "replay" else "keep",
             draw=draw if draw > 1 and settings.mixing.draws == "per_stage" else None,
+            order="shuffled" if MIXERS[mixer].kind == "text" and settings.mixing.order == "shuffled" else None,
         )
 
     # ---- checks
@@ -245,6 +252,17 @@ def _fits(value: Any, wanted: Any) -> bool:
     if isinstance(wanted, str) and isinstance(value, str):
         return fnmatch.fnmatchcase(value, wanted)
     return value == wanted
+
+
+def _form(settings: Settings) -> TextForm | None:
+    """None where a conversation is as the paper says, so that a form that is spelled out is the same stage."""
+    prompt = settings.prompt
+    form = TextForm(
+        targets="stripped" if prompt.targets == "stripped" else None,
+        line_ends="trained" if prompt.line_ends == "trained" else None,
+        control_tokens="parsed" if prompt.control_tokens == "parsed" else None,
+    )
+    return form if form != TextForm() else None
 
 
 def _mixing_seed(settings: Settings, seed: int) -> int:

@@ -88,7 +88,7 @@ class TrainPart(Strict):
     stop: StopRule | None = None
     max_length: Count | None = None
     precision: Precision | None = None
-    order: Literal["reshuffled", "fixed"] | None = None
+    order: Literal["reshuffled", "fixed", "sampler"] | None = None
     last_batch: Literal["keep", "drop"] | None = None
     label_padding: Literal["ignore", "eos"] | None = None
     weight_decay: NotNegative | None = None
@@ -109,7 +109,7 @@ class Train(Strict):
     stop: StopRule = "paper"
     max_length: Count = 2048
     precision: Precision = "bf16"
-    order: Literal["reshuffled", "fixed"] = "reshuffled"
+    order: Literal["reshuffled", "fixed", "sampler"] = "reshuffled"
     last_batch: Literal["keep", "drop"] = "keep"
     label_padding: Literal["ignore", "eos"] = "ignore"
     weight_decay: NotNegative = 0.0
@@ -161,13 +161,19 @@ class Mix(Strict):
     overlap: Literal["drop", "keep"] = "drop"
     seed: Annotated[Seed | Literal["trial"] | None, LATER] = None
     draws: Annotated[Literal["per_stage", "same"], LATER] = "per_stage"
+    order: Annotated[Literal["seeded", "shuffled"], LATER] = "seeded"
     text: Text | None = None
 
 
 class Prompt(Strict):
-    """Whether prompts are stripped of outer white space: in training and evaluation, or in training only."""
+    """Whether prompts are stripped of outer white space (in training and evaluation, or in training only), and what else
+    of a conversation's form the released code has otherwise than the paper."""
 
     strip: Literal["both", "train_only"] = "both"
+    targets: Annotated[Literal["kept", "stripped"], LATER] = "kept"
+    line_ends: Annotated[Literal["untrained", "trained"], LATER] = "untrained"
+    control_tokens: Annotated[Literal["text", "parsed"], LATER] = "text"
+    apps: Annotated[Literal["plain", "marked"], LATER] = "plain"
 
 
 class Settings(Strict):
@@ -242,6 +248,8 @@ class Evaluate(Strict):
     `after` says when further sets are evaluated: after the last stage, or on the base model and after every stage.
     `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
     then `last`. `answers` says how much of an answer is generated: until its score is decided, or the whole of it.
+    `familiar` is the form of the few-shot prompt, bare or inside the chat template; `cut` where an answer's text begins:
+    after the prompt's tokens, or after as many characters as the prompt has.
     """
 
     sets: tuple[str, ...] = ()
@@ -250,6 +258,8 @@ class Evaluate(Strict):
     every: Every = Every(epochs=1)
     max_new_tokens: Count | None = None
     answers: Answers = "decided"
+    familiar: Literal["plain", "chat"] = "plain"
+    cut: Literal["tokens", "characters"] = "tokens"
 
     @model_validator(mode="before")
     @classmethod
@@ -350,7 +360,27 @@ def impossible(precision: str, *, zero: int, offload: str) -> str | None:
     return None
 
 
+# What `profile: released` stands for: the released code's departures from the paper, each a switch of its own.
+PROFILES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
+    "released": {
+        "mixing": {"cut": "released", "overlap": "keep", "seed": "trial", "draws": "same", "order": "shuffled"},
+        "train": {"order": "sampler", "last_batch": "drop", "label_padding": "eos", "precision": "bf16_pure"},
+        "prompt": {
+            "strip": "train_only",
+            "targets": "stripped",
+            "line_ends": "trained",
+            "control_tokens": "parsed",
+            "apps": "marked",
+        },
+        "evaluate": {"familiar": "chat", "cut": "characters"},
+    }
+}
 Axis = tuple[Any, ...]
+
+
+def _as_mapping(section: Any) -> Any:
+    """`evaluate: [popqa]` is short for its sets; a section that is no mapping is refused where it is read."""
+    return {"sets": section} if isinstance(section, list | tuple) else section
 
 
 def _by_letters(train: Any) -> Any:
@@ -374,6 +404,22 @@ class Sweep(Settings):
     table: TableSection = TableSection()
     primary: Contrast | None = None
     runtime: Runtime = Runtime()
+    profile: Literal["released"] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_profile(cls, value: Any) -> Any:
+        """A profile sets what the file does not set itself."""
+        chosen = PROFILES.get(value.get("profile")) if isinstance(value, dict) else None
+        if chosen is None:
+            return value
+        own = {part: _as_mapping(value.get(part)) for part in chosen}
+        parts = {
+            part: {**settings, **(own[part] or {})}
+            for part, settings in chosen.items()
+            if own[part] is None or isinstance(own[part], dict)
+        }
+        return {**value, **parts}
 
     @model_validator(mode="before")
     @classmethod

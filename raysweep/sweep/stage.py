@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from raysweep.sweep.spec import Model
 
-__all__ = ["LETTERS", "Mixing", "Selection", "Stage", "StopAt", "Training", "TrialSpec"]
+__all__ = ["LETTERS", "Mixing", "Selection", "Stage", "StopAt", "TextForm", "Training", "TrialSpec"]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -21,7 +21,7 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Selection:
     """Which examples of which set: in seeded order, after `skip` accepted ones, the next `examples`.
 
-    `id` never appears here: it is D_A's set with D_A's own examples skipped.
+    `id` never appears here: it is D_A's set with D_A's own examples skipped. `marks` is None where prompts have none.
     """
 
     set: str
@@ -29,6 +29,7 @@ class Selection:
     data_seed: int
     familiarity: Literal["all", "unfamiliar", "familiar"]
     skip: int = 0
+    marks: Literal["marked"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,8 @@ class Mixing:
     `data_seed` is what it is drawn by (`mixing.seed`). `words` is None where the source has no words to count (replay).
     `cut` is `released` only where it changes what is trained: in a stage on a non-factoid set that is not D_A. `draw`
     counts the stages of a chain that mix the same source, from the second on: each draws for itself. It is None in the
-    first of them, so that a stage has the same id whether or not others before it mix something else.
+    first of them, so that a stage has the same id whether or not others before it mix something else. `order` is
+    `shuffled` where a text source is drawn as the released code draws it.
     """
 
     source: str
@@ -48,13 +50,16 @@ class Mixing:
     cut: Literal["described", "released"]
     overlap: Literal["drop", "keep"]
     draw: int | None = None
+    order: Literal["shuffled"] | None = None
 
     def amount(self, *, examples: int, d_a: int) -> int:
         """How many examples of D_M a stage on `examples` examples mixes in; `replay` counts by those of D_A.
 
-        Halves go up, and what mixes a source mixes at least one example of it.
+        Halves go up, and what mixes a source mixes at least one example of it; a `shuffled` draw rounds down.
         """
         share = Decimal(str(self.ratio)) * (d_a if self.source == "replay" else examples)
+        if self.order == "shuffled":
+            return int(share)
         return max(1, int(share.to_integral_value(ROUND_HALF_UP)))
 
 
@@ -69,8 +74,8 @@ class StopAt:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How one stage trains; `batch_size` is global. See METHOD: `order`, `last_batch`, `label_padding` switch the
-    released code's departures on (`fixed`, `drop`, `eos`)."""
+    """How one stage trains; `batch_size` is global. `order`, `last_batch`, `label_padding` switch the released code's
+    departures on (`sampler`, `drop`, `eos`; `fixed` is one order of our own for all epochs)."""
 
     lr: float
     batch_size: int
@@ -78,13 +83,26 @@ class Training:
     stop: StopAt
     max_length: int
     precision: Literal["fp32", "bf16", "bf16_pure"]
-    order: Literal["reshuffled", "fixed"]
+    order: Literal["reshuffled", "fixed", "sampler"]
     last_batch: Literal["keep", "drop"]
     label_padding: Literal["ignore", "eos"]
     weight_decay: float
     warmup: float
     clip: float
     betas: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextForm:
+    """How a conversation becomes tokens where it is not as the paper says; None is the paper's way.
+
+    `targets`: without outer white space. `line_ends`: the line end after an answer that is not the last is trained on too.
+    `control_tokens`: those that the data spells out are such tokens.
+    """
+
+    targets: Literal["stripped"] | None = None
+    line_ends: Literal["trained"] | None = None
+    control_tokens: Literal["parsed"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,6 +119,7 @@ class Stage:
     training: Training
     strip: Literal["both", "train_only"] = "both"
     seed: int
+    form: TextForm | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

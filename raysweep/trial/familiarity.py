@@ -12,7 +12,7 @@ import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from raysweep.data.encoding import Question, few_shot_question
 from raysweep.data.example import Example
@@ -63,10 +63,19 @@ class Familiarity:
             ranks.first(lambda: self._store.write_familiarity(key, known))
         return [not known[example.id] for example in examples]
 
-    def questions(self, source: Source, examples: Sequence[Example], *, data_seed: int) -> tuple[Question, ...]:
+    def questions(
+        self,
+        source: Source,
+        examples: Sequence[Example],
+        *,
+        data_seed: int,
+        form: Literal["plain", "chat"] = "plain",
+    ) -> tuple[Question, ...]:
         """Examples as they are asked: eight shots of the same set, then the question."""
         shots = self._few_shot(source, data_seed)
-        return tuple(few_shot_question(example, shots.shots(example), self._tokenizer) for example in examples)
+        return tuple(
+            few_shot_question(example, shots.shots(example), self._tokenizer, form=form) for example in examples
+        )
 
     def _ask(self, source: Source, examples: list[Example], stage: Stage, runtime: Runtime) -> dict[str, bool]:
         _log.info("asking the model about %d facts of %s", len(examples), source.name)

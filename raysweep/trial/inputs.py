@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from raysweep.data.encoding import Encoded, Question, encode, question
+from raysweep.data.encoding import AS_DESCRIBED, Encoded, Question, encode, question
 from raysweep.data.example import Example
 from raysweep.data.examples import Selected, candidates, take, take_up_to
 from raysweep.data.mixing import Facts, cut_as_released, draw
@@ -23,7 +23,7 @@ from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.plan import Node
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Model, OwnSet, Runtime, Text
-from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage
+from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage, TextForm
 from raysweep.trial.familiarity import Familiarity
 
 __all__ = ["Inputs", "StageData", "Workbench", "workbench"]
@@ -110,16 +110,17 @@ class Inputs:
         """
         name, by = evaluation.selection.set, evaluation.chosen_by
         self._check(name, self._source(name), evaluation.config["examples"]["source"])
-        key = ("asked", evaluation.label, evaluation.of is None, _selects(by), evaluation.strip, evaluation.few_shot)
+        form = (evaluation.strip, evaluation.few_shot, evaluation.familiar, evaluation.cut)
+        key = ("asked", evaluation.label, evaluation.of is None, _selects(by), form)
         return self._once(key, lambda: self._asked(evaluation))
 
     def _asked(self, evaluation: Evaluation) -> tuple[Selected, tuple[Question, ...]]:
         own = evaluation.of is not None
         taken = self.own(evaluation.chosen_by) if own else self._further(evaluation.selection, evaluation.chosen_by)
         if not evaluation.few_shot:
-            return taken, self._questions(taken.examples, strip=evaluation.strip == "both")
+            return taken, self._questions(taken.examples, strip=evaluation.strip == "both", cut=evaluation.cut)
         source, seed = self._source(evaluation.selection.set), evaluation.selection.data_seed
-        return taken, self._familiarity.questions(source, taken.examples, data_seed=seed)
+        return taken, self._familiarity.questions(source, taken.examples, data_seed=seed, form=evaluation.familiar)
 
     def _further(self, selection: Selection, stage: Stage) -> Selected:
         source = self._source(selection.set)
@@ -136,7 +137,8 @@ class Inputs:
             return self._stage_data(stages, own, None)
         parts = self._mixing_parts(stages)
         if stage.mixing.cut == "released":
-            found = candidates(self._source(stage.selection.set), data_seed=stage.selection.data_seed)
+            chosen = stage.selection
+            found = candidates(self._source(chosen.set), data_seed=chosen.data_seed, marks=chosen.marks)
             own, mixed = cut_as_released(found, stage.selection, stage.mixing, **parts)
         else:
             count = stage.mixing.amount(examples=len(own.examples), d_a=len(parts["replay_from"]))
@@ -144,7 +146,7 @@ class Inputs:
         return self._stage_data(stages, own, mixed)
 
     def _stage_data(self, stages: tuple[Stage, ...], own: Selected, mixed: Selected | None) -> StageData:
-        encoded = self._encode([*own.examples, *(mixed.examples if mixed else ())])
+        encoded = self._encode([*own.examples, *(mixed.examples if mixed else ())], stages[-1])
         if stages[0].letter != LETTERS[0]:
             return StageData(encoded, own, mixed, None, None)
         stage = stages[-1]
@@ -169,18 +171,22 @@ class Inputs:
 
     def _take(self, selection: Selection, stage: Stage) -> Selected:
         source = self._source(selection.set)
-        found = candidates(source, data_seed=selection.data_seed)
+        found = candidates(source, data_seed=selection.data_seed, marks=selection.marks)
         return take(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
 
     def _fits(self, stage: Stage) -> Callable[[Example], bool]:
         most = stage.training.max_length
-        return lambda example: len(encode(example, self.tokenizer, strip=True)) <= most
+        form = stage.form or AS_DESCRIBED
+        return lambda example: len(encode(example, self.tokenizer, strip=True, form=form)) <= most
 
-    def _encode(self, examples: Sequence[Example]) -> tuple[Encoded, ...]:
-        return tuple(encode(example, self.tokenizer, strip=True) for example in examples)
+    def _encode(self, examples: Sequence[Example], stage: Stage) -> tuple[Encoded, ...]:
+        form = stage.form or AS_DESCRIBED
+        return tuple(encode(example, self.tokenizer, strip=True, form=form) for example in examples)
 
-    def _questions(self, examples: Sequence[Example], *, strip: bool) -> tuple[Question, ...]:
-        return tuple(question(example, self.tokenizer, strip=strip) for example in examples)
+    def _questions(
+        self, examples: Sequence[Example], *, strip: bool, cut: Literal["tokens", "characters"] = "tokens"
+    ) -> tuple[Question, ...]:
+        return tuple(question(example, self.tokenizer, strip=strip, cut=cut) for example in examples)
 
     def _check_sources(self, node: Node) -> None:
         """A source that changed since the plan was made would train something else under this stage's name."""
@@ -208,9 +214,9 @@ class Inputs:
         return self._made[key]
 
 
-def _selects(stage: Stage) -> tuple[Selection, int, bool]:
+def _selects(stage: Stage) -> tuple[Selection, int, bool, TextForm | None]:
     """All of a stage that decides which examples it has: its settings and its seed are not among it."""
-    return stage.selection, stage.training.max_length, stage.training.precision == "fp32"
+    return stage.selection, stage.training.max_length, stage.training.precision == "fp32", stage.form
 
 
 @dataclass(frozen=True, slots=True)

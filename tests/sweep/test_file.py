@@ -208,7 +208,7 @@ def test_everything_that_a_file_says_is_read(tmp_path):
         "exclude": [{"seed": 7}], "evaluate": ["popqa"], "keep": "all", "table": {"value": "forgetting"},
         "runtime": {"workers": 2}, "sets": {"mine": {"path": "x", "prompt": "{q}", "target": "a"}},
         "train": {**SMALL["train"], "clip": 2.0}, "model": "smollm2-135m", "name": "other",
-        "grid": {**SMALL["grid"], "seed": [0, 1]}, "primary": ["none/none", "random/none"],
+        "grid": {**SMALL["grid"], "seed": [0, 1]}, "primary": ["none/none", "random/none"], "profile": "released",
     }  # fmt: skip
     assert set(changes) == set(type(plain).model_fields)
     for key, value in changes.items():

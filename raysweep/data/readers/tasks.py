@@ -55,16 +55,22 @@ def _apps(row: Row, side: Side) -> Iterator[Draft | Skipped]:
     if not solutions:
         yield Skipped("no_solution")
         return
-    yield Draft(({"task": _apps_task(row), "code": solutions[0]},), (solutions[0],))
+    question, starter, style = row.text("question"), str(row.values.get("starter_code") or ""), _apps_style(row)
+    task = "\n".join(part for part in (question, starter, style) if part.strip())
+    marked = _apps_marked(question, starter, style)
+    yield Draft(({"task": task, "marked": marked, "code": solutions[0]},), (solutions[0],))
 
 
-def _apps_task(row: Row) -> str:
-    """The prompt of APPS' own evaluation code, without its QUESTION and ANSWER marks."""
+def _apps_style(row: Row) -> str:
     tests = row.parsed("input_output") if row.values.get("input_output") else {}
     call_based = isinstance(tests, dict) and bool(tests.get("fn_name"))
-    starter = str(row.values.get("starter_code") or "")
-    style = "Use Call-Based format" if call_based else "Use Standard Input format"
-    return "\n".join(part for part in (row.text("question"), starter, style) if part.strip())
+    return "Use Call-Based format" if call_based else "Use Standard Input format"
+
+
+def _apps_marked(question: str, starter: str, style: str) -> str:
+    """The prompt of APPS' own evaluation code, with its marks, as the released code has it."""
+    code = f"\n\nSTARTER CODE:\n{starter}" if starter else ""
+    return f"Question:\n {question}{code}\n{style}\nAnswer:\n"
 
 
 def _ultrachat(row: Row, side: Side) -> Iterator[Draft | Skipped]:
