@@ -115,7 +115,8 @@ def seed_interval(values: Sequence[float], *, facts: int | None) -> Interval | N
 
     With `facts` the values are accuracies of so many facts, in [0, 100]: the score interval, where the variance is
     proportional to mean · (100 - mean), at the quantile of Student's t. In the middle it is Student's; near 0 and 100 it
-    leans away from the end, as the values do, and it never passes it. Student's own covers 77-91 % there.
+    leans away from the end, as the values do, and it never passes it; Student's own
+    covers too little there (`coverage` in tests/bench).
     """
     n = len(values)
     if n < MIN_SEEDS:

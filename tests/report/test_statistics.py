@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import statistics
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -173,6 +176,26 @@ def test_intervals_hold_as_often_as_they_say_and_tests_alarm_no_oftener(conditio
     """A small part of `python tests/bench/run.py coverage`."""
     found = simulated(condition, facts=facts, seeds=seeds, points=3.0, replicates=600, seed=1)
     assert 92 <= found["coverage"] <= 99.5 and found["alarms"] <= 7.5 and found["difference_coverage"] >= 92.5
+
+
+def test_what_the_readme_says_of_coverage_was_measured(root: Path) -> None:
+    """Over all conditions but the edge, which is told as a limit."""
+    kept = json.loads((root / "tests/bench/results/coverage.json").read_text())["figures"]
+    figures = {name: value for name, value in kept.items() if "edge" not in name and "before" not in name}
+
+    def of(start: str) -> list[float]:
+        return [value for name, value in figures.items() if name.startswith(start)]
+
+    assert kept["replicates"] >= 2000 and len(of("coverage_")) == len(of("difference_coverage_")) == 5 * 3 * 2
+    told = re.search(
+        r"95 % intervals hold (\d+) to (\d+) times in 100, from 3 seeds on", (root / "README.md").read_text()
+    )
+    both = [*of("coverage_"), *of("difference_coverage_")]
+    assert told and (round(min(both)), round(max(both))) == tuple(map(int, told.groups()))
+    assert min(both) >= 93 and max(of("alarms_")) <= 6
+    assert {name for name in figures if name.startswith("coverage_") and figures[name] > 97.5} <= {
+        "coverage_ceiling_64_3_highest"
+    }
 
 
 @pytest.mark.parametrize(
