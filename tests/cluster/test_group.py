@@ -47,9 +47,7 @@ def failing(error):
     return loop
 
 
-@pytest.mark.filterwarnings(
-    "ignore:`use_push_based_shuffle`:DeprecationWarning"
-)  # of ray.data, which Ray Train imports
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of ray.data, which Ray Train imports
 @pytest.mark.parametrize(
     ("error", "shown", "final"),
     [
