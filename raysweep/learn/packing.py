@@ -16,9 +16,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from raysweep.learn.architecture import REFUSALS
 from raysweep.learn.attention import VARLEN, keeps_keys
@@ -34,7 +31,13 @@ LEAK = 0.1  # of what another text before it changes: more must not come through
 
 
 def register() -> None:
-    """Let Transformers know `VARLEN`; batches that are not packed go to SDPA, with SDPA's masks."""
+    """Let Transformers know `VARLEN`; batches that are not packed go to SDPA, with SDPA's masks.
+
+    Imported here, before a model is: all of Transformers' generation comes along, which takes two seconds.
+    """
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import sdpa_mask
+
     AttentionInterface.register(VARLEN, varlen_forward)
     AttentionMaskInterface.register(VARLEN, sdpa_mask)
 
@@ -56,6 +59,8 @@ def varlen_forward(
     **more: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention of one layer in Transformers' form; heads come before tokens, and after them in what is returned."""
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
     starts, longest = more.get("cu_seq_lens_q"), more.get("max_length_q")
     if starts is None or longest is None:
         given = {"dropout": dropout, "scaling": scaling, "sliding_window": sliding_window, **more}

@@ -280,7 +280,7 @@ def _run(told: Told, engine: Watched, shape: str, lengths: str, peak: float | No
     middle = float(np.median(seconds))
     done = work(LLAMAS[shape], batches[WARM_UP:])
     products = done.pop("product_flops")
-    return done | memory_of(engine, "none") | {
+    return done | memory_of(engine) | {
         "seconds": round(middle, 5),
         "spread": round(max(seconds) - min(seconds), 5),
         "tokens_per_second": round(done["tokens"] / middle),
@@ -304,7 +304,7 @@ def memory_part(told: Told) -> None:
                     torch.cuda.reset_peak_memory_stats()
                 engine.step(batch)
                 name = f"zero{stage}_{'recomputed' if recomputed else 'kept'}_{tokens}"
-                peaks = memory_of(engine, "none")
+                peaks = memory_of(engine)
                 told.add(**{f"{name}_{key}": value for key, value in peaks.items()})
 
 
@@ -362,7 +362,7 @@ def zero3_part(told: Told) -> None:
             seconds, losses = zip(*clocked(engine, batches), strict=True)
             here_losses = here_losses or list(losses)
             off = [abs(one / other - 1) for one, other in zip(losses, here_losses, strict=True)]
-            figures = memory_of(engine, offload) | {"seconds": round(seconds[-1], 4), "loss_off": largest(off)}
+            figures = memory_of(engine) | {"seconds": round(seconds[-1], 4), "loss_off": largest(off)}
             told.add(**{f"{offload}_{key}": value for key, value in figures.items()})
 
 

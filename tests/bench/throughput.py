@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from devices import gib, offload_that_fits, peak_of, predicted, resident_gib
+from devices import gib, offload_that_fits, peak_of, resident_gib
 from run import machine, turns
 from shapes import SHAPES, Llama, model_flops, product_flops, write_random
 from train import SETTINGS, STEPS, WARM_UP, examples_of
@@ -51,7 +51,7 @@ from train import SETTINGS, STEPS, WARM_UP, examples_of
 from raysweep.errors import TrialFailed
 from raysweep.learn.batches import Batch, MicroBatch
 from raysweep.learn.engine import Engine
-from raysweep.learn.memory import free_memory, recomputes, shape_of
+from raysweep.learn.memory import free_memory, need, recomputes, shape_of
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.sweep.spec import Runtime
 
@@ -214,7 +214,7 @@ def _run(case: Case, folder: Path, data_dir: Path) -> dict[str, Any]:
         seconds, losses = zip(*clocked(engine, batches), strict=True)
         told = {"seconds": statistics.fmean(seconds[WARM_UP:]), "loss": round(losses[-1], 4)}
         told |= {"packed": engine.packed, "attention": engine.facts()["attention"]}
-        return told | work(SHAPES[case.shape], batches[WARM_UP:]) | memory_of(engine, case.offload)
+        return told | work(SHAPES[case.shape], batches[WARM_UP:]) | memory_of(engine)
 
 
 def clocked(engine: Engine, batches: Sequence[Batch]) -> Iterator[tuple[float, float]]:
@@ -238,12 +238,13 @@ def work(llama: Llama, batches: Sequence[Batch]) -> dict[str, float]:
     }
 
 
-def memory_of(engine: Watched, offload: str) -> dict[str, float | None]:
+def memory_of(engine: Watched) -> dict[str, float | None]:
     """Peaks and what was predicted of them, GiB."""
     shape = shape_of(engine.folder)
     on_gpu = engine.device.type == "cuda"
     recomputed = recomputes(shape, engine.runtime, on_gpu=on_gpu)
-    needed = predicted(shape, training=TRAINING, offload=offload, tokens=engine.widest, recomputed=recomputed)
+    given = {"training": engine.training, "runtime": engine.runtime}
+    needed = need(shape, **given, tokens=engine.widest, recomputed=recomputed)
     if not on_gpu:
         return {"peak_gib": resident_gib(), "predicted_gib": gib(needed.device + needed.host)}
     peaks = {"peak_gib": gib(torch.cuda.max_memory_allocated(engine.device)), "host_gib": resident_gib()}
