@@ -239,7 +239,7 @@ def _takes_frame(parser: argparse.ArgumentParser) -> None:
 
 
 def _takes_figure(parser: argparse.ArgumentParser) -> None:
-    kinds = ("replay", "sources", "length", "ratio", "familiar", "mixers", "forgetting", "training")
+    kinds = ("replay", "sources", "length", "ratio", "stages", "familiar", "mixers", "forgetting", "training")
     parser.add_argument("kind", metavar="KIND", choices=kinds, help=", ".join(kinds))
     parser.add_argument("-o", "--output", metavar="FILE", help=".svg, .pdf or .png (default: NAME-KIND.svg)")
     parser.add_argument("--values", metavar="FILE", help="also write the values that are drawn (.csv, .json, .parquet)")

@@ -172,3 +172,11 @@ def test_a_long_curve_keeps_its_end() -> None:
     assert _POINTS / 2 < len(thin) <= _POINTS and thin["x"].iloc[-1] == 9_999
     short = values.head(20)
     assert len(_thinned(short)) == 20
+
+
+def test_every_kind_can_be_asked_for_by_its_command() -> None:
+    """The parser does not load pandas, so it has the list a second time."""
+    from raysweep.cli import parser
+
+    for kind in KINDS:
+        assert parser().parse_args(["figure", "small", kind]).kind == kind
