@@ -17,6 +17,7 @@ class Draft:
     turns: tuple[Turn, ...]
     answers: tuple[str, ...] = ()
     subject: str | None = None
+    asked: str | None = None  # of a set of one's own: the question, without its template's words
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,15 @@ class Example:
     """A conversation of one or more turns, the answers that count as right, and what it is about.
 
     `turns` are (user, assistant) pairs as they stand in the source, not stripped; all but chat sets have one. `answers`
-    starts with the gold target of the last turn. `subject` is what the overlap check looks for beside an answer: where no
-    subject is known, the question itself, without the words that its template adds.
+    starts with the gold target of the last turn. `subject` is what the overlap check looks for beside an answer; where it
+    is not known, `asked` is: the question without the words that its template adds.
     """
 
     id: str
     turns: tuple[tuple[str, str], ...]
     answers: tuple[str, ...] = ()
     subject: str | None = None
+    asked: str | None = None
 
     @property
     def prompt(self) -> str:

@@ -120,7 +120,7 @@ def _read(source: Source, counts: Counter[str], marks: Literal["marked"] | None)
     if source.own is not None:
         for draft in drafts_of(source.name, source.own, source.rows()):
             turns = tuple((turn["user"], turn["assistant"]) for turn in draft.turns)
-            yield named(source.name, turns, draft.answers, draft.subject)
+            yield named(source.name, turns, draft.answers, draft.subject, draft.asked)
         return
     hub = DATASETS[source.name].hub
     for shape, row in islice(_shaped_rows(source), hub.rows if hub else None):
@@ -143,13 +143,20 @@ def _example(name: str, draft: Draft, marks: Literal["marked"] | None = None) ->
     dataset = DATASETS[name]
     prompt = dataset.marked if marks and dataset.marked else dataset.prompt
     turns = tuple((prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
-    return named(name, turns, draft.answers, draft.subject or question_part(dataset.prompt).format_map(draft.turns[0]))
+    asked = question_part(dataset.prompt).format_map(draft.turns[0])
+    return named(name, turns, draft.answers, draft.subject, asked)
 
 
-def named(name: str, turns: tuple[tuple[str, str], ...], answers: tuple[str, ...], subject: str | None) -> Example:
+def named(
+    name: str,
+    turns: tuple[tuple[str, str], ...],
+    answers: tuple[str, ...],
+    subject: str | None,
+    asked: str | None = None,
+) -> Example:
     """An example whose id is its set and the digest of what it says."""
     content = digest(canonical(turns).encode())[:ID_DIGITS]
-    return Example(f"{name}-{content}", turns, answers, subject)
+    return Example(f"{name}-{content}", turns, answers, subject, asked if subject is None else None)
 
 
 def _cleaned(examples: Iterable[Example], counts: Counter[str]) -> list[Example]:
@@ -165,7 +172,7 @@ def _merged(group: list[Example], counts: Counter[str]) -> Example:
     counts["conflicting"] += len(said) > 1
     chosen = min(group, key=lambda example: (-said[example.target.strip().casefold()], example.target, example.turns))
     others = sorted({answer for example in group for answer in example.answers} - set(chosen.answers[:1]))
-    return Example(chosen.id, chosen.turns, (*chosen.answers[:1], *others), chosen.subject)
+    return Example(chosen.id, chosen.turns, (*chosen.answers[:1], *others), chosen.subject, chosen.asked)
 
 
 def _fitting(found: Iterable[Example], fits: Callable[[Example], bool], counts: Counter[str]) -> Iterator[Example]:

@@ -213,7 +213,7 @@ def _needles(example: Example) -> list[_Needle]:
     name, _, _ = example.id.rpartition("-")
     if name in DATASETS and DATASETS[name].generated:
         return [_Needle(words) for words in (words_of(example.subject or ""), *answers) if words]
-    subject = words_of(example.subject or example.prompt)
+    subject = words_of(example.subject or example.asked or example.prompt)
     symbol = None if words_of(example.target) else example.target.strip() or None
     return [_Needle(subject, answers, symbol)] if subject and (answers or symbol) else []
 

@@ -45,5 +45,6 @@ def drafts_of(name: str, own: OwnSet, rows: Iterator[Row]) -> Iterator[Draft]:
             row.refuse(f"column {own.target!r} is empty")
         values = {field: row.text(field) for field in fields}
         prompt = own.prompt.format_map(values)
-        subject = row.text(own.subject) if own.subject else question_part(own.prompt).format_map(values)
-        yield Draft(({"user": prompt, "assistant": answers[0]},), tuple(dict.fromkeys(answers)), subject)
+        subject = row.text(own.subject) if own.subject else None
+        asked = question_part(own.prompt).format_map(values)
+        yield Draft(({"user": prompt, "assistant": answers[0]},), tuple(dict.fromkeys(answers)), subject, asked)
