@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from raysweep.learn.batches import total_steps
 from raysweep.sweep.catalog import DATASETS, MIXERS, UNKNOWN, Length
-from raysweep.sweep.stage import Stage
+from raysweep.sweep.stage import Stage, total_steps
 
 __all__ = ["guesses", "steps_of", "tokens_of"]
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raysweep.data.encoding import Encoded
-from raysweep.sweep.stage import Training
+from raysweep.sweep.stage import Training, steps_per_epoch
 
 __all__ = [
     "Batch",
@@ -24,8 +24,6 @@ __all__ = [
     "pack",
     "pad_as_released",
     "partition",
-    "steps_per_epoch",
-    "total_steps",
 ]
 
 
@@ -71,17 +69,6 @@ class MicroBatch:
     @property
     def examples(self) -> int:
         return len(self.tokens_BL) if self.positions_BL is None else int((self.positions_BL == 0).sum())
-
-
-def steps_per_epoch(count: int, training: Training) -> int:
-    """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""
-    whole, rest = divmod(count, training.batch_size)
-    return whole + (1 if rest and (training.last_batch == "keep" or whole == 0) else 0)
-
-
-def total_steps(count: int, training: Training) -> int:
-    """The steps of all epochs: the length of the learning-rate schedule, whatever ends a stage early."""
-    return steps_per_epoch(count, training) * training.epochs
 
 
 def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, seed: int) -> Iterator[Batch]:

@@ -17,13 +17,13 @@ from raysweep.data.encoding import Encoded, Question
 from raysweep.errors import TrialFailed
 from raysweep.learn import checkpoints as kept
 from raysweep.learn.async_checkpoint import AsyncCheckpoint
-from raysweep.learn.batches import Batch, batches_from, pad_as_released, steps_per_epoch, total_steps
+from raysweep.learn.batches import Batch, batches_from, pad_as_released
 from raysweep.learn.engine import Engine, OutOfRoom, Stats
 from raysweep.learn.evaluate import Recall
 from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.teacher_forcing import likely_share
 from raysweep.sweep.spec import Every
-from raysweep.sweep.stage import StopAt, Training
+from raysweep.sweep.stage import StopAt, Training, steps_per_epoch, total_steps
 
 __all__ = ["LossRule", "train"]
 

@@ -12,7 +12,18 @@ from typing import Any, Literal
 
 from raysweep.sweep.spec import Model
 
-__all__ = ["LETTERS", "Mixing", "Selection", "Stage", "StopAt", "TextForm", "Training", "TrialSpec"]
+__all__ = [
+    "LETTERS",
+    "Mixing",
+    "Selection",
+    "Stage",
+    "StopAt",
+    "TextForm",
+    "Training",
+    "TrialSpec",
+    "steps_per_epoch",
+    "total_steps",
+]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 
@@ -103,6 +114,17 @@ class TextForm:
     targets: Literal["stripped"] | None = None
     line_ends: Literal["trained"] | None = None
     control_tokens: Literal["parsed"] | None = None
+
+
+def steps_per_epoch(count: int, training: Training) -> int:
+    """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""
+    whole, rest = divmod(count, training.batch_size)
+    return whole + (1 if rest and (training.last_batch == "keep" or whole == 0) else 0)
+
+
+def total_steps(count: int, training: Training) -> int:
+    """The steps of all epochs: the length of the learning-rate schedule, whatever ends a stage early."""
+    return steps_per_epoch(count, training) * training.epochs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,6 @@ from typing import Any
 
 from raysweep.data.encoding import Question
 from raysweep.errors import BadData, BadInput, TrialFailed
-from raysweep.learn.batches import total_steps
 from raysweep.learn.checkpoints import token_limit
 from raysweep.learn.engine import Engine, OutOfRoom
 from raysweep.learn.outcome import Progress, StageOutcome
@@ -29,6 +28,7 @@ from raysweep.store.answered import Answered
 from raysweep.store.evaluations import Evaluated, home_of_model, home_of_stage
 from raysweep.store.store import FinishedStage, Store
 from raysweep.sweep.spec import Evaluate, Model, OwnSet, Runtime, Text
+from raysweep.sweep.stage import total_steps
 from raysweep.trial.evaluation import (
     PLACE,
     Asked,

@@ -124,11 +124,11 @@ def _examples(asked: Asked, data_dir: Path) -> list[Any]:
 
 def _memorize(place: Path, examples: Sequence[Any], asked: Asked) -> tuple[Path, float]:
     """A folder of the model that has memorized them, and the seconds that asking took when the stage had ended."""
-    from raysweep.learn.batches import total_steps
     from raysweep.learn.engine import Engine
     from raysweep.learn.model import load_tokenizer, prepare
     from raysweep.learn.train import train
     from raysweep.sweep.spec import Every, Runtime
+    from raysweep.sweep.stage import total_steps
 
     base = prepare("tiny", None, cache=place)
     tokenizer = load_tokenizer(base)

@@ -20,12 +20,12 @@ from raysweep.data.examples import candidates
 from raysweep.data.mixing import as_released
 from raysweep.data.scoring import SCORERS
 from raysweep.data.sources import find
-from raysweep.learn.batches import batches_from, pad_as_released, steps_per_epoch
+from raysweep.learn.batches import batches_from, pad_as_released
 from raysweep.learn.evaluate import Reader
 from raysweep.learn.model import load_tokenizer
 from raysweep.plan.identity import digest
 from raysweep.sweep.spec import Train
-from raysweep.sweep.stage import Mixing, StopAt, TextForm, Training
+from raysweep.sweep.stage import Mixing, StopAt, TextForm, Training, steps_per_epoch
 
 RELEASED = TextForm(targets="stripped", line_ends="trained", control_tokens="parsed")
 SETTINGS = Train(order="sampler", last_batch="drop").of("a")

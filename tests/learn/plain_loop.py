@@ -12,10 +12,10 @@ from torch.nn.utils import clip_grad_norm_
 from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 
 from raysweep.data.encoding import Encoded
-from raysweep.learn.batches import Batch, batches_from, total_steps
+from raysweep.learn.batches import Batch, batches_from
 from raysweep.learn.engine import Engine
 from raysweep.sweep.spec import Runtime
-from raysweep.sweep.stage import Training
+from raysweep.sweep.stage import Training, total_steps
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,12 +15,12 @@ import torch
 from raysweep.data.scoring import SCORERS
 from raysweep.learn import memory, snapshot
 from raysweep.learn.async_checkpoint import Background
-from raysweep.learn.batches import total_steps
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import load_tokenizer
 from raysweep.learn.train import train
 from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import total_steps
 
 
 def killed(write, after):

@@ -18,13 +18,13 @@ from raysweep.data.example import Example
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import TrialFailed
 from raysweep.learn import generate as generating
-from raysweep.learn.batches import batches_from, steps_per_epoch, total_steps
+from raysweep.learn.batches import batches_from
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import Recall, answer
 from raysweep.learn.teacher_forcing import likely_share
 from raysweep.learn.train import train
 from raysweep.sweep.spec import Every, Runtime
-from raysweep.sweep.stage import StopAt
+from raysweep.sweep.stage import StopAt, steps_per_epoch, total_steps
 
 ADVERSARIAL = [
     "Paris",

@@ -31,13 +31,13 @@ from raysweep.data.encoding import few_shot_question
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput
 from raysweep.learn import loss
-from raysweep.learn.batches import Batch, collate, pack, total_steps
+from raysweep.learn.batches import Batch, collate, pack
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.model import copy_tokenizer
 from raysweep.learn.train import train
 from raysweep.sweep.spec import Every, Runtime
-from raysweep.sweep.stage import StopAt
+from raysweep.sweep.stage import StopAt, total_steps
 
 SIZE = {
     "vocab_size": 1024,

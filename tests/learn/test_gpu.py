@@ -16,12 +16,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen3
 from raysweep.data.encoding import question
 from raysweep.data.scoring import SCORERS
 from raysweep.learn.attention import VARLEN
-from raysweep.learn.batches import batches_from, deal, pack, total_steps
+from raysweep.learn.batches import batches_from, deal, pack
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.loss import Scored
 from raysweep.learn.memory import need, shape_of
 from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import total_steps
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")]
 

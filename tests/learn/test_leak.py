@@ -9,12 +9,13 @@ import pytest
 import torch
 
 from raysweep.data.scoring import SCORERS
-from raysweep.learn.batches import Batch, total_steps
+from raysweep.learn.batches import Batch
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.train import train
 from raysweep.learn.zero import disconnect
 from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import total_steps
 
 
 def tensors() -> int:

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from raysweep.errors import TrialFailed
-from raysweep.learn.batches import Batch, batches_from, deal, total_steps
+from raysweep.learn.batches import Batch, batches_from, deal
 from raysweep.learn.engine import Engine, OutOfRoom
 from raysweep.learn.loss import Scored
 from raysweep.learn.memory import (
@@ -26,6 +26,7 @@ from raysweep.learn.memory import (
     tokens_at_once,
 )
 from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import total_steps
 
 LLAMA_8B = {
     "hidden_size": 4096,

@@ -26,11 +26,12 @@ from transformers.models.gptj import modeling_gptj
 
 from raysweep.learn import attention, loss, packing, weights
 from raysweep.learn.attention import VARLEN
-from raysweep.learn.batches import batches_from, collate, pack, total_steps
+from raysweep.learn.batches import batches_from, collate, pack
 from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
 from raysweep.learn.ranks import connect
 from raysweep.sweep.spec import Runtime
+from raysweep.sweep.stage import total_steps
 
 CPU = torch.device("cpu")
 VARLEN_FAMILIES = [name for name in FAMILIES if name != "gemma2"]  # which caps its logits: Transformers keeps it eager

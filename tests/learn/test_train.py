@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from raysweep.errors import StoreError, TrialFailed
 from raysweep.learn import async_checkpoint, checkpoints, snapshot
 from raysweep.learn.async_checkpoint import Background
-from raysweep.learn.batches import batches_from, pad_as_released, total_steps
+from raysweep.learn.batches import batches_from, pad_as_released
 from raysweep.learn.engine import Engine, rate
 from raysweep.learn.train import LossRule, train
 from raysweep.sweep.spec import Every, Runtime
-from raysweep.sweep.stage import StopAt
+from raysweep.sweep.stage import StopAt, total_steps
 
 QUICK = {(3, "fp32"), (3, "bf16"), (0, "fp32")}  # of the ways to resume, those most in use
 

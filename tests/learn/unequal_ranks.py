@@ -12,13 +12,13 @@ import torch.distributed as dist
 from raysweep.data.scoring import SCORERS
 from raysweep.learn import loss
 from raysweep.learn import ranks as ranks_of
-from raysweep.learn.batches import total_steps
 from raysweep.learn.checkpoints import State, resume, take, token_limit
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
 from raysweep.learn.teacher_forcing import likely_share
 from raysweep.learn.train import train
 from raysweep.sweep.spec import Every, Runtime
+from raysweep.sweep.stage import total_steps
 
 
 class Numbers:
