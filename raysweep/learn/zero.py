@@ -128,7 +128,7 @@ def release(engine: Any) -> None:
     module, whole = engine.module, _is_whole(engine)
     if engine.zero_optimization_stage() == 3 and not whole:
         engine.optimizer.parameter_offload.partition_all_parameters()
-    stop(engine)
+    _dismantle(engine)
     for one in module.modules():
         _forget(one)
     for parameter in module.parameters():
@@ -160,6 +160,11 @@ def load_state(engine: Any, folder: str) -> None:
 
 def stop(engine: Any) -> None:
     """Free an engine whole: weights, states and what holds them in module hooks and DeepSpeed's caches."""
+    _dismantle(engine)
+    gc.collect()
+
+
+def _dismantle(engine: Any) -> None:
     from deepspeed.runtime.zero import parameter_offload
 
     offload = getattr(engine.optimizer, "parameter_offload", None)
@@ -170,7 +175,6 @@ def stop(engine: Any) -> None:
         _clear_caches(offload.get_param_coordinator())
     parameter_offload.FWD_MODULE_STACK.clear()
     engine.optimizer = engine.module = engine.basic_optimizer = engine.client_optimizer = None
-    gc.collect()
 
 
 def disconnect() -> None:
