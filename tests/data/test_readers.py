@@ -30,7 +30,6 @@ FLASHRAG = {
 FIRST = '{"question": "1?", "answer": "#### 1"}'
 LAMA_TEMPLATE = {"relation": "P19", "template": "[X] was born in [Y] ."}
 MATH = {"problem": "What is 1+1?", "level": "Level 1", "type": "Algebra", "solution": r"It is $\boxed{2}$."}
-APPS_TASK = "Add.\ndef add():\nUse Call-Based format"
 APPS = {
     "problem_id": "1",
     "question": "Add.",
@@ -68,7 +67,7 @@ def read(tmp_path):
             "Who?\nThe answer is: ",
             "A",
             ("A", "100% A"),
-            "Who?",
+            None,
         ),
         (
             "triviaqa",
@@ -76,7 +75,7 @@ def read(tmp_path):
             "Who?\nThe answer is: ",
             "A",
             ("A", "B"),
-            "Who?",
+            None,
         ),
         (
             "triviaqa",
@@ -84,7 +83,7 @@ def read(tmp_path):
             'Who said "Ha"?\nThe answer is: ',
             "A",
             ("A",),
-            'Who said "Ha"?',
+            None,
         ),
         (
             "entityqa",
@@ -94,8 +93,8 @@ def read(tmp_path):
             ("London", "UK"),
             "Ada Lovelace",
         ),
-        ("webqa", {"qId": "1", "qText": "who?", "answers": ["A", "B"]}, "who?", "A", ("A", "B"), "who?"),
-        ("webqa", {"url": "u", "question": "who?", "answers": ["A"]}, "who?", "A", ("A",), "who?"),
+        ("webqa", {"qId": "1", "qText": "who?", "answers": ["A", "B"]}, "who?", "A", ("A", "B"), None),
+        ("webqa", {"url": "u", "question": "who?", "answers": ["A"]}, "who?", "A", ("A",), None),
         (
             "mquake",
             {
@@ -110,10 +109,10 @@ def read(tmp_path):
             ("A", "a."),
             "S",
         ),
-        ("gsm8k", {"question": "1+1?", "answer": "So.\n#### 2"}, "1+1?", "So.\n#### 2", ("So.\n#### 2",), "1+1?"),
-        ("math", MATH, "What is 1+1?", r"It is $\boxed{2}$.", (r"It is $\boxed{2}$.",), "What is 1+1?"),
-        ("evolcode", {"instruction": "Do.", "output": "done {x}"}, "Do.", "done {x}", ("done {x}",), "Do."),
-        ("apps", APPS, APPS_TASK, "a = 1", ("a = 1",), APPS_TASK),
+        ("gsm8k", {"question": "1+1?", "answer": "So.\n#### 2"}, "1+1?", "So.\n#### 2", ("So.\n#### 2",), None),
+        ("math", MATH, "What is 1+1?", r"It is $\boxed{2}$.", (r"It is $\boxed{2}$.",), None),
+        ("evolcode", {"instruction": "Do.", "output": "done {x}"}, "Do.", "done {x}", ("done {x}",), None),
+        ("apps", APPS, "Add.\ndef add():\nUse Call-Based format", "a = 1", ("a = 1",), None),
     ],
 )
 def test_a_row_becomes_its_example(read, name, row, prompt, target, answers, subject):
