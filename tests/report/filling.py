@@ -17,6 +17,7 @@ from sweeps import small
 from raysweep.api import LoadedSweep
 from raysweep.store import records
 from raysweep.store.store import FinishedStage, Store
+from raysweep.trial.evaluation import PLACE
 from raysweep.trial.measures import of_trial
 
 EXAMPLES = 20
@@ -68,8 +69,9 @@ def put(
         case measures:
             done = [finished(stage, measures) for stage in (1, 2)]
             rows = [row for stage in done for row in stage.record["metrics"]["evaluations"]]
-            metrics = {**of_trial([(stage, False) for stage in done], letters="ab"), **measures}
-            record = records.done_trial(header(point, stages), metrics=metrics, reused=[], evaluated=_beyond(rows))
+            metrics = {**of_trial([(stage, False) for stage in done], rows, letters="ab"), **measures}
+            named = [{"id": row["evaluation"], **{name: row[name] for name in PLACE}} for row in rows]
+            record = records.done_trial(header(point, stages), metrics=metrics, reused=[], evaluations=named)
             answers = [answer for row in rows for answer in predictions(row)]
             store.commit_trial(trial, {**record, "finished": FINISHED}, evals=rows, predictions=answers)
 
@@ -115,9 +117,10 @@ def evals(stage: int, measures: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows = {("a", "kvr"): told.get("retention"), ("b", "id"): told.get("accuracy_b")}
         beyond = {name.replace("_", "/", 1): value for name, value in told.items() if name.startswith("familiar_")}
         rows |= {(None, name): value for name, value in beyond.items()}
-    common = {"scorer": "exact", "scorer_version": 1, "n": EXAMPLES, "proven": 0}
+    common = {"scorer": "exact", "scorer_version": 1, "n": EXAMPLES, "proven": 0, "max_new_tokens": 1000}
     return [
-        {"stage": stage, "of": of, "set": name, **common, "accuracy": accuracy} for (of, name), accuracy in rows.items()
+        {"stage": stage, "of": of, "set": name, **common, "accuracy": accuracy, "evaluation": f"{stage}-{name}"}
+        for (of, name), accuracy in rows.items()
     ]
 
 
@@ -129,10 +132,6 @@ def predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:
         {**common, "example": f"e{number}", "target": "t", "prediction": "t", "score": float(number < right)}
         for number in range(EXAMPLES)
     ]
-
-
-def _beyond(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return sorted(row["set"] for row in rows if row["of"] is None)
 
 
 def commit_stages(sweep: LoadedSweep, store: Store, *, accuracy: bool = True) -> None:
@@ -155,7 +154,7 @@ def commit_stages(sweep: LoadedSweep, store: Store, *, accuracy: bool = True) ->
         record = {"data": {"set": own, "mixing": None}, "engine": {"zero_stage": 3, "world_size": 1}}
         with store.aside() as folder:
             (folder / "weights").mkdir()
-            store.commit_stage(node, folder, record, curve=curve, predictions=[])
+            store.commit_stage(node, folder, record, curve=curve, evaluations=[])
 
 
 def settle(store: Store) -> None:
