@@ -46,7 +46,9 @@ def fill(sweep: LoadedSweep, store: Store, outcome: Callable[[Mapping[str, Any]]
         primary=sweep.sweep.primary,
     )
     for point in plan.points:
-        put(store, point.trial, outcome(point.values), point=point.values, stages=plan.trials[point.trial].stages)
+        planned = {(one.after, one.of, one.label): one.id for one in plan.evaluations(point.trial)}
+        stages = plan.trials[point.trial].stages
+        put(store, point.trial, outcome(point.values), point=point.values, stages=stages, planned=planned)
 
 
 def sweep_digest(sweep: LoadedSweep) -> str:
@@ -57,9 +59,15 @@ def sweep_digest(sweep: LoadedSweep) -> str:
 
 
 def put(
-    store: Store, trial: str, outcome: Outcome, *, point: Mapping[str, Any] | None = None, stages: Sequence[str] = ()
+    store: Store,
+    trial: str,
+    outcome: Outcome,
+    *,
+    point: Mapping[str, Any] | None = None,
+    stages: Sequence[str] = (),
+    planned: Mapping[tuple[int, str | None, str], str] | None = None,
 ) -> None:
-    """Write one trial's record."""
+    """Write one trial's record; `planned` are the ids of its evaluations, where a plan has any."""
     match outcome:
         case None:
             return
@@ -68,7 +76,7 @@ def put(
             store.write_trial(trial, {**header(point, stages), "status": status, **failed})
         case measures:
             done = [finished(stage, measures) for stage in (1, 2)]
-            rows = [row for stage in done for row in stage.record["metrics"]["evaluations"]]
+            rows = [_named(row, planned or {}) for stage in done for row in stage.record["metrics"]["evaluations"]]
             metrics = {**of_trial([(stage, False) for stage in done], rows, letters="ab"), **measures}
             named = [{"id": row["evaluation"], **{name: row[name] for name in PLACE}} for row in rows]
             record = records.done_trial(header(point, stages), metrics=metrics, reused=[], evaluations=named)
@@ -99,7 +107,15 @@ def finished(stage: int, measures: Mapping[str, Any]) -> FinishedStage:
                 "stopped_by": "epochs",
             },
             evaluations=evals(stage, measures),
-            data={"set": {"examples": EXAMPLES, "digest": "d" * 64, "counts": {}}, "mixing": None},
+            data={
+                "set": {
+                    "examples": EXAMPLES,
+                    "digest": "d" * 64,
+                    "counts": {},
+                    **({"restated": 0} if stage > 1 else {}),
+                },
+                "mixing": None,
+            },
             engine={"zero_stage": 3, "world_size": 1},
             began=0.0,
         ),
@@ -119,9 +135,14 @@ def evals(stage: int, measures: Mapping[str, Any]) -> list[dict[str, Any]]:
         rows |= {(None, name): value for name, value in beyond.items()}
     common = {"scorer": "exact", "scorer_version": 1, "n": EXAMPLES, "proven": 0, "max_new_tokens": 1000}
     return [
-        {"stage": stage, "of": of, "set": name, **common, "accuracy": accuracy, "evaluation": f"{stage}-{name}"}
-        for (of, name), accuracy in rows.items()
+        {"stage": stage, "of": of, "set": name, **common, "accuracy": accuracy} for (of, name), accuracy in rows.items()
     ]
+
+
+def _named(row: Mapping[str, Any], planned: Mapping[tuple[int, str | None, str], str]) -> dict[str, Any]:
+    """An evaluation's row with its id."""
+    place = (row["stage"], row["of"], row["set"])
+    return {**row, "evaluation": planned.get(place, "-".join(map(str, place)))}
 
 
 def predictions(row: Mapping[str, Any]) -> list[dict[str, Any]]:

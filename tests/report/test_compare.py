@@ -136,14 +136,20 @@ def test_the_cells_that_a_departure_touches_are_marked_and_no_others() -> None:
         assert five.equals(expected & (name == "table6")), name
 
 
+def _without_results(layout):
+    """The published cells of a table, with nothing of ours beside them."""
+    frame = rows(retention=[1.0]).iloc[:0]
+    return compare_with_paper(frame, layout, intervals=evals(frame, 1), margin=None)
+
+
 def caveat_of(name: str, d_a: str, d_b: str, mixer: str) -> str:
-    found = compare_with_paper(rows(retention=[1.0]).iloc[:0], LAYOUTS[name])
+    found = _without_results(LAYOUTS[name])
     (told,) = found[(found["d_a"] == d_a) & (found["d_b"] == d_b) & (found["mixer"] == mixer)]["caveat"].unique()
     return str(told)
 
 
 def test_replayed_cells_are_of_code_that_is_not_public() -> None:
-    found = compare_with_paper(rows(retention=[1.0]).iloc[:0], LAYOUTS["table4"])
+    found = _without_results(LAYOUTS["table4"])
     told = found["caveat"].fillna("")
     replayed = found["mixer"] == "none/replay"
     assert told.str.contains("has no replay").equals(replayed)
@@ -161,7 +167,7 @@ def test_the_conjecture_is_told_with_the_printed_numbers_that_speak_against_it()
 
 def test_tables_that_the_released_code_cannot_run_are_marked() -> None:
     for name, chosen in LAYOUTS.items():
-        told = compare_with_paper(rows(retention=[1.0]).iloc[:0], chosen)["caveat"].fillna("")
+        told = _without_results(chosen)["caveat"].fillna("")
         assert told.str.contains("cannot run this table").all() == (name in ("table5", "table6")), name
 
 

@@ -182,5 +182,5 @@ def test_without_a_contrast_a_comparison_says_what_to_give(tmp_path: Path, capsy
 
 def test_a_plan_with_a_contrast_is_the_same_plan(tmp_path: Path) -> None:
     sweeps = [small(tmp_path, grid=GRID), small(tmp_path, grid=GRID, primary=CONTRAST)]
-    plans = [make_plan([(one.grid, one._sources(None))]) for one in sweeps]
+    plans = [make_plan([(one.grid, one._sources(None, None))]) for one in sweeps]
     assert plans[0].stages.keys() == plans[1].stages.keys() and plans[0].unshared == plans[1].unshared
