@@ -48,8 +48,10 @@ MUTANTS = (
     Mutant(
         "stage 2 starts from the base model",
         "raysweep/trial/execute.py",
-        "self._make(index, weights, found.lacking, done)",
-        "self._make(index, bench.base, found.lacking, [])",
+        "            if self._engine.can_go_on(training):\n",
+        "            self._close()\n            if self._engine is None:\n"
+        "                return Engine(start, **parts, runtime=self._job.runtime)\n"
+        "            if self._engine.can_go_on(training):\n",
         f"{ORACLE}::test_weights_are_the_references_after_every_stage[three]",
     ),
     Mutant(
@@ -104,14 +106,14 @@ MUTANTS = (
     Mutant(
         "other random words",
         "raysweep/data/mixing.py",
-        'random.Random(f"random/{words}/{data_seed}")',
-        'random.Random(f"random/{words}/{data_seed}/")',
+        'random.Random(f"random/{words}/{seed}")',
+        'random.Random(f"random/{words}/{seed}/")',
         f"{ORACLE}::test_weights_are_the_references_after_every_stage[three]",
     ),
     Mutant(
         "replay of the first examples",
         "raysweep/data/mixing.py",
-        '    random.Random(f"replay/{mixing.data_seed}").shuffle(order)\n',
+        '    random.Random(f"replay/{_seed(mixing)}").shuffle(order)\n',
         "",
         f"{ORACLE}::test_weights_are_the_references_after_every_stage[two]",
     ),
@@ -132,8 +134,8 @@ MUTANTS = (
     Mutant(
         "an evaluation does not say how long an answer may be",
         "raysweep/plan/evaluator.py",
-        '                "max_new_tokens": most,\n            }',
-        "            }",
+        '                "max_new_tokens": most,\n                **self',
+        "                **self",
         "tests/plan/test_evaluator.py::test_what_is_asked_and_how_changes_every_evaluation",
     ),
     Mutant(
