@@ -223,7 +223,7 @@ def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, tra
 def test_what_a_model_keeps_of_its_first_pass_does_not_bar_training(small, pairs, training, encoded, monkeypatch, zero):
     """As some files of `trust_remote_code` keep their tables of angles; opening an engine makes that pass."""
 
-    class Keeping(modeling_llama.LlamaRotaryEmbedding):
+    class KeepingRotaryEmbedding(modeling_llama.LlamaRotaryEmbedding):  # Transformers fills its buffers by that name
         kept = None
 
         def forward(self, x, position_ids):
@@ -232,7 +232,7 @@ def test_what_a_model_keeps_of_its_first_pass_does_not_bar_training(small, pairs
             count = position_ids.shape[1]
             return tuple(table[:, :count].to(x.dtype) for table in self.kept)
 
-    monkeypatch.setattr(modeling_llama, "LlamaRotaryEmbedding", Keeping)
+    monkeypatch.setattr(modeling_llama, "LlamaRotaryEmbedding", KeepingRotaryEmbedding)
     with Engine(small, training=training(), total_steps=2, runtime=Runtime(zero=zero)) as engine:
         assert engine.step(Batch(1, 0, tuple(encoded(pairs(3))))).grad_norm > 0
 
