@@ -74,7 +74,7 @@ def calm(cluster, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("who", "which"), [(WORKERS, 0), (WORKERS, 1), (DRIVER, 0)], ids=["rank 0", "rank 1", "driver"]
+    ("who", "which"), [(WORKERS, 0), (WORKERS, 1), (DRIVER, -1)], ids=["rank 0", "rank 1", "driver"]
 )
 def test_a_process_killed_in_mid_stage_changes_no_number(calm, tmp_path, who, which):
     store, died = tmp_path / "store", []
@@ -108,7 +108,7 @@ def _kill_once_checkpointed(store, who, which, died):
 
 
 def _named(name):
-    """Our Ray's processes of that name, the oldest first: workers start in the order of their ranks."""
+    """Our Ray's processes of that name, the oldest first: workers start in the order of their ranks, and drivers stay."""
     found = [one for one in psutil.Process().children(recursive=True) if name in _title(one)]
     return sorted(found, key=lambda one: one.create_time())
 
