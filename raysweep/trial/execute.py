@@ -304,11 +304,20 @@ class _Trial:
     # ---- training
 
     def _prepare(self, stages: Sequence[_Found]) -> None:
-        """All that is to be trained and evaluated on, before an engine is open: what the base model knows takes one of its own."""
-        for index, found in enumerate(stages):
-            if found.stage is None:
+        """What is to be trained and evaluated on, before an engine is open: what the base model knows takes one of its own.
+
+        Where a later stage has too little data, that is its error when its turn comes: those before it are trained, since
+        other trials share them.
+        """
+        missing = [index for index, found in enumerate(stages) if found.stage is None]
+        for index in missing:
+            try:
                 self._inputs.stage(self._job.chain, index)
-                prepared(found.lacking, self._inputs)
+                prepared(stages[index].lacking, self._inputs)
+            except (TrialFailed, BadData):
+                if index == missing[0]:
+                    raise
+                return
 
     def _make(self, index: int, start: Path, lacking: Sequence[Evaluation], before: Sequence[_Done]) -> _Done:
         """Train a stage in the weights of the one before it, or from the folder `start` where none was trained here."""
