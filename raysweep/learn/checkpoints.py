@@ -1,8 +1,10 @@
-"""A stage in flight, kept on disk: written aside, renamed when whole, the newest one only.
+"""A stage in flight, kept on disk: written aside, renamed when whole; the newest one, and the one before it.
 
-`<folder>/step-<n>/` holds the engine's shards, `rng-<rank>.pt`, and `progress.json`, which is written last. Workers on
-several machines may see one folder, or each machine a folder of its own: then each keeps its workers' part, and the
-stage goes on only where every worker finds its own again (ZeRO 3; below that, rank 0's part is everybody's).
+`<folder>/step-<n>/` holds the engine's shards, `rng-<rank>.pt`, `files-<rank>.json` with the digests of what that rank
+wrote, and `progress.json`, which is written last and has a digest of its own. A checkpoint that is not what was written is
+set aside, and the stage goes on from the one before, or starts again. Workers on several machines may see one folder, or
+each machine a folder of its own: then each keeps its workers' part, and the stage goes on only where every worker finds its
+own again (ZeRO 3; below that, rank 0's part is everybody's).
 
 A checkpoint is made in four calls, so that the long one can be made beside the training: `take` between two steps,
 `Snapshot.write` at any time after it, and, when every rank has written, `Snapshot.publish`, then `Snapshot.prune`.
@@ -10,10 +12,13 @@ A checkpoint is made in four calls, so that the long one can be made beside the 
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import logging
 import os
 import shutil
+import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -54,25 +59,34 @@ class Snapshot:
     target: Path
     record: str
     first: bool
+    rank: int
     files: dict[Path, Any]
 
     def write(self) -> None:
-        """Put this rank's files on disk."""
-        for path, state in self.files.items():
-            snapshot.write(state, path)
+        """Put this rank's files on disk, after older checkpoints than the newest have made room."""
+        self._make_room(1)
+        digests = {path.relative_to(self.aside).as_posix(): _written(state, path) for path, state in self.files.items()}
+        _write_down(_manifest(self.aside, self.rank), json.dumps(digests))
 
     def publish(self) -> None:
         """Make it count; call it when every rank has written."""
         if self.first:
-            (self.aside / RECORD).write_text(self.record)
+            _write_down(self.aside / RECORD, self.record)
+            _sync(self.aside)
             self.aside.rename(self.target)
+            _sync(self.target.parent)
 
     def prune(self) -> None:
-        """Remove older ones, and what writes that broke off left; call it when it counts everywhere."""
-        folder = self.target.parent
-        for old in (*folder.glob("step-*"), *folder.glob(".step-*")) if self.first else ():
-            if old != self.target:
-                shutil.rmtree(old, ignore_errors=True)
+        """Remove all but this one and the one before, and what writes that broke off left; call it when it counts
+        everywhere."""
+        self._make_room(2)
+        for old in self.target.parent.glob(".step-*") if self.first else ():
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _make_room(self, stay: int) -> None:
+        """Remove all whole checkpoints but so many of the newest."""
+        for old in sorted(_kept(self.target.parent), key=_step)[:-stay] if self.first else ():
+            shutil.rmtree(old, ignore_errors=True)
 
 
 def take(folder: Path, engine: Engine, state: State) -> Snapshot:
@@ -87,7 +101,8 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
     ranks.barrier()
     with ranks.together():
         aside.mkdir(parents=True, exist_ok=True)
-        torch.save(_random_state(), _rng(aside, ranks.rank))
+        own = _rng(aside, ranks.rank)
+        random = snapshot.Written(snapshot.write(_random_state(), own))
     first = _is_first(aside, ranks.rank)
     record = {name: getattr(state, name) for name in State.__dataclass_fields__}
     record |= {"world_size": ranks.size, "zero": engine.runtime.zero}
@@ -95,9 +110,10 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
         step=state.step,
         aside=aside,
         target=target,
-        record=json.dumps(record),
+        record=json.dumps(record | {"digest": _digest_of(record)}),
         first=first,
-        files=engine.snapshot(aside),
+        rank=ranks.rank,
+        files={own: random, **engine.snapshot(aside)},
     )
 
 
@@ -113,36 +129,73 @@ def token_limit(folder: Path) -> int | None:
     """What `limit_tokens` was told last."""
     try:
         return int((folder / LIMIT).read_text())
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         return None
 
 
 def resume(folder: Path, engine: Engine) -> State:
-    """Bring a fresh engine to where the newest checkpoint left the stage; a new stage where there is none that fits.
+    """Bring a fresh engine to where the newest whole checkpoint left the stage; a new stage where there is none that fits.
 
-    Every rank must find its part: those who do not see the others' folder may have been moved to another machine.
+    Every rank must find its part as it was written: those who do not see the others' folder may have been moved to another
+    machine.
     """
-    fitting: set[int] = set()
-    with engine.ranks.together():
-        fitting = _fitting(folder, engine)
-    found = engine.ranks.gather(fitting)
-    steps = set.intersection(*found)
-    if not steps:
-        _say_why(folder, engine, found)
-        return State()
-    newest = folder / f"step-{max(steps)}"
-    record = json.loads((newest / RECORD).read_text())
+    while True:
+        fitting: set[int] = set()
+        with engine.ranks.together():
+            fitting = _fitting(folder, engine)
+        found = engine.ranks.gather(fitting)
+        steps = set.intersection(*found)
+        if not steps:
+            _say_why(folder, engine, found)
+            return State()
+        newest = folder / f"step-{max(steps)}"
+        if _is_whole(newest, engine):
+            return _taken_up(newest, engine)
+
+
+def _taken_up(newest: Path, engine: Engine) -> State:
+    record = _record_in(newest)
+    assert record is not None
     engine.load_state(newest)
-    _set_random_state(torch.load(_rng(newest, engine.ranks.rank), weights_only=True))
+    _set_random_state(snapshot.read(_rng(newest, engine.ranks.rank)))
     log.info("stage goes on after step %d from %s", record["step"], newest)
     return State(**{name: record[name] for name in State.__dataclass_fields__})
+
+
+def _is_whole(checkpoint: Path, engine: Engine) -> bool:
+    """Whether all ranks find what they read as it was written; otherwise the checkpoint is set aside. All ranks call."""
+    ranks = engine.ranks
+    wrong: str | None = None
+    with ranks.together():
+        wrong = next(filter(None, (_wrong(checkpoint, rank) for rank in sorted(_read_by(engine)))), None)
+    reasons = [reason for reason in ranks.gather(wrong) if reason]
+    if not reasons:
+        return True
+    if ranks.rank == 0:
+        log.warning("checkpoint %s is not used: %s; the stage goes on from the one before it", checkpoint, reasons[0])
+    with ranks.together(), contextlib.suppress(FileNotFoundError):  # of those who see this folder one is the first
+        checkpoint.rename(checkpoint.with_name(f".{checkpoint.name}-torn-{uuid.uuid4().hex[:6]}"))
+    return False
+
+
+def _wrong(checkpoint: Path, rank: int) -> str | None:
+    """What of a rank's files is not as it was written."""
+    try:
+        digests = json.loads(_manifest(checkpoint, rank).read_text())
+        altered = [name for name, digest in digests.items() if snapshot.digest(checkpoint / name) != digest]
+    except (OSError, ValueError, AttributeError) as error:
+        return f"the files of worker {rank} cannot be checked ({type(error).__name__}: {error})"
+    return f"{altered[0]} is not what was written" if altered else None
 
 
 def _fitting(folder: Path, engine: Engine) -> set[int]:
     """The steps whose checkpoints are of such workers, and have what this rank reads."""
     steps = set()
     for found in _kept(folder):
-        record = json.loads((found / RECORD).read_text())
+        record = _record_in(found)
+        if record is None:
+            log.warning("checkpoint %s is not used: its %s is not what was written", found, RECORD)
+            continue
         shape = (record["world_size"], record["zero"])
         if shape != (engine.ranks.size, engine.runtime.zero):
             say = log.debug if engine.ranks.rank else log.warning
@@ -153,9 +206,19 @@ def _fitting(folder: Path, engine: Engine) -> set[int]:
                 engine.ranks.size,
                 engine.runtime.zero,
             )
-        elif all(_rng(found, rank).is_file() for rank in _read_by(engine)):
+        elif all(_manifest(found, rank).is_file() for rank in _read_by(engine)):
             steps.add(record["step"])
     return steps
+
+
+def _record_in(checkpoint: Path) -> dict[str, Any] | None:
+    """What a checkpoint says of the stage, or None where that is not what was written, or stands under another name."""
+    try:
+        record = json.loads((checkpoint / RECORD).read_text())
+        digest = record.pop("digest", None)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return record if digest == _digest_of(record) and _step(checkpoint) == record["step"] else None
 
 
 def _read_by(engine: Engine) -> set[int]:
@@ -184,9 +247,43 @@ def _rng(folder: Path, rank: int) -> Path:
     return folder / f"rng-{rank}.pt"
 
 
+def _manifest(folder: Path, rank: int) -> Path:
+    return folder / f"files-{rank}.json"
+
+
+def _written(state: Any, path: Path) -> str:
+    """Write a file, unless it is there; its digest."""
+    return state.digest if isinstance(state, snapshot.Written) else snapshot.write(state, path)
+
+
+def _write_down(path: Path, text: str) -> None:
+    """Write a small file, down to the disk."""
+    with path.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync(folder: Path) -> None:
+    """Bring a folder's names down to the disk."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _digest_of(record: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def _kept(folder: Path) -> list[Path]:
     """Whole checkpoints."""
     return [found for found in folder.glob("step-*") if (found / RECORD).is_file()]
+
+
+def _step(checkpoint: Path) -> int:
+    return int(checkpoint.name.removeprefix("step-"))
 
 
 def _random_state() -> dict[str, Any]:

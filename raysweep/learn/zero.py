@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from raysweep.errors import BadInput, TrialFailed
+from raysweep.learn import snapshot
 from raysweep.learn.layers import LayerByLayer, weights_in
 from raysweep.learn.ranks import Ranks
 from raysweep.sweep.spec import Runtime, impossible
@@ -141,18 +142,17 @@ def release(engine: Any) -> None:
 
 def save_state(engine: Any, folder: str, write: Callable[[Any, Path], None]) -> None:
     """Hand `write` every shard of weights and optimizer, with the file below `folder` for it; every rank calls."""
-    own = engine.checkpoint_engine
-    engine.checkpoint_engine = _Redirected(own, write)
-    try:
+    with _redirected(engine, write):
         engine.save_checkpoint(folder, tag=TAG, save_latest=False)
-    finally:
-        engine.checkpoint_engine = own
+    for script in Path(folder).glob("*.py"):  # DeepSpeed's own, to convert checkpoints; ours hold no code
+        script.unlink(missing_ok=True)
     _hold(engine)
 
 
 def load_state(engine: Any, folder: str) -> None:
-    """Take up what `save_state` wrote, on a fresh engine of the same size."""
-    found, _ = engine.load_checkpoint(folder, tag=TAG)
+    """Take up what `save_state` wrote, on a fresh engine of the same size; no file can run code here."""
+    with _redirected(engine):
+        found, _ = engine.load_checkpoint(folder, tag=TAG)
     if found is None:
         raise TrialFailed(f"the checkpoint {folder} cannot be read; remove it, and the stage starts again")
     _hold(engine)
@@ -312,18 +312,41 @@ def _clear_caches(coordinator: Any) -> None:
                 clear()
 
 
-class _Redirected:
-    """A checkpoint engine of DeepSpeed that gives away what it should write."""
+@contextlib.contextmanager
+def _redirected(engine: Any, write: Callable[[Any, Path], None] | None = None) -> Iterator[None]:
+    own = engine.checkpoint_engine
+    engine.checkpoint_engine = _Redirected(own, write)
+    try:
+        yield
+    finally:
+        engine.checkpoint_engine = own
 
-    def __init__(self, own: Any, write: Callable[[Any, Path], None]):
+
+class _Redirected:
+    """A checkpoint engine of DeepSpeed that gives away what it should write, and reads no pickle (its own reads any)."""
+
+    def __init__(self, own: Any, write: Callable[[Any, Path], None] | None):
         self.own = own
         self.write = write
 
     def save(self, state_dict: Any, path: str) -> None:
+        assert self.write is not None
         self.write(state_dict, Path(path))
+
+    def load(self, path: str, map_location: Any = None) -> Any:
+        return snapshot.read(Path(path), _plain_classes())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.own, name)
+
+
+def _plain_classes() -> list[type]:
+    """What DeepSpeed puts into its checkpoints beside tensors and plain values: three classes without behaviour."""
+    from deepspeed.runtime.fp16.loss_scaler import LossScaler
+    from deepspeed.runtime.zero.config import ZeroStageEnum
+    from deepspeed.utils.tensor_fragment import fragment_address
+
+    return [LossScaler, ZeroStageEnum, fragment_address]
 
 
 class _Seen:
