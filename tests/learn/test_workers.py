@@ -100,7 +100,7 @@ def test_a_kill_in_the_middle_of_a_write_leaves_the_checkpoint_before(job, train
     job |= {"training": training(epochs=2), "runtime": {"workers": workers}}
     whole, weights = told_by(workers, job, tmp_path)
     kept = {"checkpoints": [tmp_path / "kept"] * workers}
-    _, codes = started(workers, job | kept | {"killed_in_write": 4, "checkpoint_every": 0.0}, tmp_path)
+    _, codes = started(workers, job | kept | {"killed_in_write": 6, "checkpoint_every": 0.0}, tmp_path)
     assert codes[-1] == 9 and all(codes)
     assert {found.name for found in (tmp_path / "kept").iterdir()} == {"step-1", ".step-3"}
     resumed, weights_resumed = told_by(workers, job | kept, tmp_path)
