@@ -19,8 +19,9 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
+from raysweep.store.checksums import sync, synced
 
-__all__ = ["Files"]
+__all__ = ["Files", "read_record"]
 
 _ADVICE = "give a folder, or a bucket's URL such as s3://BUCKET/raysweep that this machine may read and write"
 READERS = 32  # threads, where files are far away
@@ -49,6 +50,10 @@ class Files:
                 return stream.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if self.local is None:
+                raise
+            raise StoreError(f"{self.name}/{path}: cannot be read: {_shown(error, self.url)}") from None
 
     def read_each(self, paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         """What `read` gives for each path: one after the other on a disk, many at once where each takes its time."""
@@ -62,11 +67,8 @@ class Files:
         content = self.read_bytes(path)
         if content is None:
             return None
-        try:
-            value = json.loads(content)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
+        value = read_record(content)
+        if value is None:
             raise StoreError(f"{self.name}/{path}: not a record; remove the file and run again")
         return value
 
@@ -79,7 +81,10 @@ class Files:
         aside = f"{target}.{uuid.uuid4().hex[:8]}.aside"
         try:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            Path(aside).write_bytes(content)
+            with open(aside, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
             os.replace(aside, target)
         except OSError as error:
             with contextlib.suppress(OSError):
@@ -156,6 +161,14 @@ class Files:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.delete_file(self._at(path))
 
+    def move(self, path: str, to: str) -> None:
+        """Give a file or a folder on a disk another name; one that is not there any more is fine."""
+        if not self.exists(path):
+            return
+        Path(self._at(to)).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._at(path), self._at(to))
+
     def take_in(self, folder: Path, path: str, *, last: str) -> bool:
         """Make a local folder the content of `path`; False where there was something before.
 
@@ -178,6 +191,18 @@ class Files:
                 os.replace(folder / name, target)
             else:
                 self.put_file(folder / name, f"{path}/{name}")
+
+    def place(self, folder: Path, path: str) -> None:
+        """Make a local folder the content of a new `path`; on return it is safe there, and a record may name it."""
+        if self.local is None:
+            for name in sorted(_files(folder)):
+                self.put_file(folder / name, f"{path}/{name}")
+            return
+        sync(folder)
+        target = Path(self._at(path))
+        _make(target.parent)
+        os.rename(folder, target)
+        synced(target.parent)
 
     def put_file(self, source: Path, path: str) -> None:
         """Copy a local file to a place elsewhere."""
@@ -216,7 +241,7 @@ class Files:
             self._reached = True
             raise
         except Exception as error:  # whatever the library of such a place raises
-            if self._reached or not isinstance(error, OSError) and self.local is not None:
+            if self._reached or self.local is not None and (not isinstance(error, OSError) or self.local.is_dir()):
                 raise
             raise BadInput(f"store {self.name}: cannot be reached: {_shown(error, self.url)}; {_ADVICE}") from None
         self._reached = True
@@ -265,6 +290,23 @@ def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
     except (ValueError, ImportError, OSError) as error:
         raise BadInput(f"store {_without_secrets(url)}: {_shown(error, url)}; {_ADVICE}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+
+
+def read_record(content: bytes) -> dict[str, Any] | None:
+    """A JSON mapping; None where it is torn, or something else."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, each named on the disk by the one above."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        synced(one.parent)
 
 
 def _rename(folder: Path, target: Path) -> bool:
