@@ -11,6 +11,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
 from raysweep.store.checksums import sync, synced
+from raysweep.store.exclusive import Create, creating
 
 __all__ = ["Files", "read_record"]
 
@@ -90,6 +92,22 @@ class Files:
             with contextlib.suppress(OSError):
                 Path(aside).unlink(missing_ok=True)
             raise StoreError(f"{self.name}/{path}: cannot be written: {error.strerror}") from None
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create a file, whole or not at all, where there is none; whether this call did. What is there is never changed.
+
+        Where the content is not the caller's alone, an equal one counts as the caller's. BadInput where this place can
+        only overwrite.
+        """
+        create, target = self._create, self._at(path)
+        try:
+            return create(target, content)
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(f"{self.name}/{path}: cannot be created: {_shown(error, self.url)}") from None
+
+    @cached_property
+    def _create(self) -> Create:
+        return creating(self._fs, self.url, shown=self.name)
 
     def _upload(self, path: str, content: bytes) -> None:
         try:
