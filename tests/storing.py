@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raysweep.plan.plan import Node
+from raysweep.store.evaluations import Evaluated
 from raysweep.store.store import FinishedStage, Store
 from raysweep.sweep.stage import Selection, Stage, StopAt, Training
 
@@ -41,6 +42,8 @@ def commit(
     *,
     asked: Mapping[str, float] | None = None,
     record: Mapping[str, Any] | None = None,
+    evaluations: Sequence[Evaluated] = (),
+    token: int = 0,
 ) -> FinishedStage:
     """Commit a stage whose weights are two files of this content, or none."""
     rows = [
@@ -51,7 +54,9 @@ def commit(
         if content is not None:
             write_weights(folder / "weights", content)
         whole = {"metrics": {"evaluations": rows}, **(record or {})}
-        return store.commit_stage(of, folder, whole, curve=[{"step": 1, "loss": 0.5}], predictions=[])
+        return store.commit_stage(
+            of, folder, whole, curve=[{"step": 1, "loss": 0.5}], evaluations=evaluations, token=token
+        )
 
 
 def write_weights(folder: Path, content: bytes) -> None:

@@ -164,6 +164,12 @@ class Files:
         found = self._fs.get_file_info([self._at(path) for path in paths])
         return [(info.mtime_ns, info.size) if info.is_file and info.mtime_ns else None for info in found]
 
+    def below(self, path: str) -> dict[str, tuple[int, int]]:
+        """When each file below a folder was last written (ns, 0 where this place cannot tell) and its bytes, in one listing."""
+        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
+        root = len(self._root) + 1
+        return {info.path[root:]: (info.mtime_ns or 0, info.size or 0) for info in found if info.is_file}
+
     def size(self, path: str) -> int:
         """Bytes of all files below a folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True)
@@ -186,29 +192,6 @@ class Files:
         Path(self._at(to)).parent.mkdir(parents=True, exist_ok=True)
         with contextlib.suppress(FileNotFoundError):
             os.rename(self._at(path), self._at(to))
-
-    def take_in(self, folder: Path, path: str, *, last: str) -> bool:
-        """Make a local folder the content of `path`; False where there was something before.
-
-        On a local disk this is one rename, from the same disk; elsewhere the files are uploaded one by one, the file
-        `last` after all others, and it alone is looked for.
-        """
-        if self.local is not None:
-            return _rename(folder, Path(self._at(path)))
-        if self.exists(f"{path}/{last}"):
-            return False
-        self.put(folder, path, last=last)
-        return True
-
-    def put(self, folder: Path, path: str, *, last: str) -> None:
-        """Put the files of a local folder into `path`, over those of the same names, one by one and `last` at the end."""
-        for name in sorted(_files(folder), key=lambda name: (name == last, name)):
-            if self.local is not None:
-                target = Path(self._at(f"{path}/{name}"))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(folder / name, target)
-            else:
-                self.put_file(folder / name, f"{path}/{name}")
 
     def place(self, folder: Path, path: str) -> None:
         """Make a local folder the content of a new `path`; on return it is safe there, and a record may name it."""

@@ -258,7 +258,10 @@ class Stages:
         if not wrong:
             return folder
         now = self.stage_in(stage.folder)
-        if now and (now.weights, now.record["files"]) == (stage.weights, stage.record["files"]):  # else dropped meanwhile
+        if now and (now.weights, now.record["files"]) == (
+            stage.weights,
+            stage.record["files"],
+        ):  # else dropped meanwhile
             self.set_weights_aside(stage, wrong)
         return None
 
@@ -329,7 +332,9 @@ class Stages:
             for name in self.files.names(home, hidden=home == "stages")
         ]
         folders = list(self.stage_folders().values())
-        found += [(path, "a commit that broke off") for each in self.files.read_each(folders, self._unnamed) for path in each]
+        found += [
+            (path, "a commit that broke off") for each in self.files.read_each(folders, self._unnamed) for path in each
+        ]
         return [(path, what, self.files.touched(path)) for path, what in found]
 
     def _unnamed(self, folder: str) -> list[str]:
@@ -380,7 +385,9 @@ class Stages:
         names = set(self.files.names(f"stages/{folder}"))
         if record.get("files") and _marker(weights_at(record)) not in names:
             return record
-        again = [name for name in names if _MADE_AGAIN.fullmatch(name) and _marker(f"{name[8:-5]}/weights") not in names]
+        again = [
+            name for name in names if _MADE_AGAIN.fullmatch(name) and _marker(f"{name[8:-5]}/weights") not in names
+        ]
         for name in sorted(again, key=_token, reverse=True):
             made = self._made_again(folder, name)
             if made is not None:

@@ -1,8 +1,8 @@
 """The store: finished stages and trial records, by id. It alone knows a path.
 
-    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  evals/  record.json
+    <store>/stages/<slug>-<id>/     record.json  <commit>/ weights/ (safetensors)  curve.parquet  evals/
     <store>/models/<slug>-<digest>/ evals/ (of a base model)
-    <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
+    <store>/trials/<id>/            record.json  <commit>/ evals.parquet  predictions.parquet
     <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name,
                                     and the contrasts that it was run for)
                                     status.json (the last sign of life of its run: for people, never the truth)
@@ -15,6 +15,7 @@ is in `stages`, how evaluations are in `evaluations`.
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,12 +24,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
+from raysweep.store.schema import checked
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 from raysweep.store.sweep_text import read_sweep_text
+from raysweep.store.tables import lost_tables, read_table, write_tables
 from raysweep.sweep.spec import NAME_PATTERN, Contrast
 
 __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "UNKNOWN_LIMIT", "FinishedStage", "Store", "earlier_limit"]
@@ -47,6 +50,8 @@ EVALS = pa.schema(
         ("max_new_tokens", pa.int32()),
     ]
 )
+_log = logging.getLogger(__name__)
+
 UNKNOWN_LIMIT = "unknown"  # of a sweep that earlier code ran: its file cannot be read any more
 
 
@@ -75,8 +80,17 @@ class Store(Stages):
     # ---- trials
 
     def trial(self, trial: str) -> dict[str, Any] | None:
-        """The record of a trial, or None where it never started."""
-        return self.files.read_json(f"trials/{trial}/record.json")
+        """The record of a trial; None where it never started, or where its record is torn, which is said.
+
+        NewerSchema where a later raysweep wrote it: nobody may overwrite it.
+        """
+        path = f"trials/{trial}/record.json"
+        try:
+            record = self.files.read_json(path)
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
+        return checked(record, "trial", path) if record else None
 
     def write_trial(self, trial: str, record: Mapping[str, Any]) -> None:
         """Write how far a trial is."""
@@ -91,23 +105,52 @@ class Store(Stages):
         predictions: Sequence[Mapping[str, Any]],
     ) -> None:
         """Write a finished trial: its tables, then the record that makes them count."""
-        self.files.write_rows(f"trials/{trial}/evals.parquet", evals, EVALS)
-        self.files.write_rows(f"trials/{trial}/predictions.parquet", predictions, PREDICTIONS)
-        self.write_trial(trial, record)
+        with self.files.aside("trial") as folder:
+            tables = write_tables(
+                folder / "tables", {"evals": (evals, EVALS), "predictions": (predictions, PREDICTIONS)}
+            )
+            self.files.place(folder / "tables", f"trials/{trial}/{tables['folder']}")
+        self.write_trial(trial, {**record, "tables": tables})
 
     def trial_table(self, trial: str, name: str) -> pa.Table | None:
-        """`evals` or `predictions` of a finished trial."""
-        return self.files.read_table(f"trials/{trial}/{name}.parquet")
+        """`evals` or `predictions` of a finished trial; one that is not what was committed is none, and is said."""
+        try:
+            record = self.trial(trial)
+        except NewerSchema as error:
+            _log.warning("%s", error)
+            return None
+        return read_table(self.files, trial, record, name) if record else None
 
     def done(self, trials: Iterable[str]) -> set[str]:
-        """Those of these trials whose record says done."""
+        """Those of these trials whose record says done, and whose tables are there."""
         return set(self.finished(trials))
 
     def finished(self, trials: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The records of those of these trials whose record says done."""
+        """The records of those of these trials whose record says done, and whose tables are there.
+
+        One that has lost a table is not done, and that is said: it is put together again from its evaluations.
+        """
         there = sorted(set(self.files.names("trials")).intersection(trials))
-        records = zip(there, self.files.read_each(there, self.trial), strict=True)
-        return {trial: record for trial, record in records if record and record.get("status") == "done"}
+        records = zip(there, self.files.read_each(there, self._usable_trial), strict=True)
+        done = {trial: record for trial, record in records if record and record.get("status") == "done"}
+        for trial, problem in lost_tables(self.files, done).items():
+            _log.warning(
+                "trial %s is not done: %s; running it again puts it together from what is stored", trial, problem
+            )
+            del done[trial]
+        return done
+
+    def refuse_newer(self, trials: Iterable[str]) -> None:
+        """NewerSchema where a later raysweep wrote the record of one of these trials, which a run would overwrite."""
+        there = sorted(set(self.files.names("trials")).intersection(trials))
+        self.files.read_each(there, self.trial)
+
+    def _usable_trial(self, trial: str) -> dict[str, Any] | None:
+        try:
+            return self.trial(trial)
+        except NewerSchema as error:
+            _log.warning("%s", error)
+            return None
 
     def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
         """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""

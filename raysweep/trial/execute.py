@@ -202,7 +202,7 @@ class _Trial:
         stage = self._store.stage(node)
         held = self._held_of(stage, planned, answered) if stage else {}
         asked = [one for one in planned if one.id not in held]
-        needed = asked if answered.lacking(asked) else []
+        needed = asked if any(not answered.spares(one) for one in asked) else []
         unkept = stage is not None and self._is_last(index) and node.id in self._job.kept and not stage.has_weights
         weights = None
         if stage and (needed or next_is_made or unkept):

@@ -40,7 +40,7 @@ def fill(tmp_path, *overrides, **changes):
             commit(store, node, b"12345", record=RECORD)
     for point in plan.points:
         if point.values["seed"] == 0:
-            store.write_trial(point.trial, {"status": "done"})
+            store.commit_trial(point.trial, {"status": "done"}, evals=[], predictions=[])
     return store, plan
 
 
