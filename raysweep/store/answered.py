@@ -98,8 +98,8 @@ class Answered:
     def _limits(self) -> dict[str, set[int | str | None]]:
         """The token limits with which earlier code evaluated each stage, by the sweeps that named it."""
         found: dict[str, set[int | str | None]] = {}
-        for name in self._store.sweeps():
-            earlier = earlier_limit(self._store.sweep(name), self._store.sweep_text(name))
+        for name, plan in self._store.usable_sweeps().items():
+            earlier = earlier_limit(plan, self._store.sweep_text(name))
             for stage in earlier["stages"] if earlier else ():
                 found.setdefault(stage, set()).add(earlier["max_new_tokens"])
         return found

@@ -133,7 +133,10 @@ class Files:
 
     def names(self, path: str, *, hidden: bool = False) -> list[str]:
         """The names below a folder, sorted: those that begin with a dot, or all others; of a missing folder none."""
-        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
+        try:
+            found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
+        except NotADirectoryError:
+            return []
         return sorted(info.base_name for info in found if info.base_name.startswith(".") == hidden)
 
     def touched(self, path: str) -> float:

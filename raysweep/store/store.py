@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
-from raysweep.store.schema import checked
+from raysweep.store.schema import checked, is_plan
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 from raysweep.store.sweep_text import read_sweep_text
 from raysweep.store.tables import lost_tables, read_table, write_tables
@@ -163,25 +164,56 @@ class Store(Stages):
     # ---- sweeps
 
     def sweeps(self) -> list[str]:
-        """The names of all sweeps that were ever run here."""
-        plans = self.files.among([f"sweeps/{name}/plan.json" for name in self.files.names("sweeps")])
+        """The names of all sweeps that were ever run here; whatever else lies among them is passed over."""
+        names = [name for name in self.files.names("sweeps") if re.fullmatch(NAME_PATTERN, name)]
+        plans = self.files.among([f"sweeps/{name}/plan.json" for name in names])
         return [plan.split("/")[1] for plan in plans]
 
+    def usable_sweeps(self) -> dict[str, dict[str, Any]]:
+        """The plans of all sweeps by name; a damaged one harms its own sweep alone: it is left out, and said."""
+        found = {}
+        for name in self.sweeps():
+            try:
+                found[name] = self.sweep(name)
+            except StoreError as error:
+                _log.warning("%s", error)
+        return found
+
     def sweep(self, name: str) -> dict[str, Any]:
-        """The plan of a sweep: its points so far. BadInput where there is no such name."""
-        found = self.files.read_json(f"sweeps/{name}/plan.json") if re.fullmatch(NAME_PATTERN, name) else None
+        """The plan of a sweep: its points so far. BadInput where there is no such name, StoreError where it is damaged."""
+        found = self._plan(name) if re.fullmatch(NAME_PATTERN, name) else None
         if found is None:
             known = ", ".join(self.sweeps()) or "none yet"
             raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
         return found
+
+    def _plan(self, name: str) -> dict[str, Any] | None:
+        path = f"sweeps/{name}/plan.json"
+        found = self.files.read_json(path)
+        if found is not None:
+            is_plan(checked(found, "plan", path), f"{self.files.name}/{path}")
+        return found
+
+    def _known_plan(self, name: str) -> dict[str, Any] | None:
+        """The plan to add to; a damaged one is kept under another name, and begun again: its trials' records are there."""
+        path = f"sweeps/{name}/plan.json"
+        try:
+            return self._plan(name)
+        except NewerSchema:
+            raise
+        except StoreError as error:
+            aside = f"{path}.torn-{uuid.uuid4().hex[:6]}"
+            _log.warning("%s; it is kept as %s", error, aside)
+            self.files.write_bytes(aside, self.files.read_bytes(path) or b"")
+            return None
 
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:
         """When a sweep's plan was last written (ns) and its bytes."""
         return self.files.stamps([f"sweeps/{name}/plan.json"])[0]
 
     def sweep_text(self, name: str) -> str:
-        """The latest sweep file that was run under this name."""
-        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode()
+        """The latest sweep file that was run under this name; bytes that are no text stay in it, as what YAML refuses."""
+        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode(errors="surrogateescape")
 
     def compacted(self, name: str) -> bytes | None:
         """The dataframe of a sweep as it was last written, in parquet: a copy of the records, for speed and for others."""
@@ -193,11 +225,17 @@ class Store(Stages):
 
     def live(self, name: str) -> dict[str, Any] | None:
         """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did."""
-        return self.files.read_json(f"sweeps/{name}/status.json")
+        path = f"sweeps/{name}/status.json"
+        try:
+            said = self.files.read_json(path)
+            return checked(said, "status", path) if said else None
+        except StoreError as error:
+            _log.warning("%s; it is passed over: the records say how far the sweep is", error)
+            return None
 
     def write_live(self, name: str, said: Mapping[str, Any]) -> None:
         """Say how far a run of a sweep is."""
-        self.files.write_json(f"sweeps/{name}/status.json", said)
+        self.files.write_json(f"sweeps/{name}/status.json", {"schema": SCHEMA, **said})
 
     def record_sweep(
         self, name: str, *, digest: str, model: str, text: str, plan: Plan, primary: Contrast | None = None
@@ -206,7 +244,7 @@ class Store(Stages):
 
         `primary` is the contrast that it is run for: what it was before stays in the record too.
         """
-        known = self.files.read_json(f"sweeps/{name}/plan.json")
+        known = self._known_plan(name)
         if known and known["settings"] != digest:
             raise BadInput(
                 f"the name {name!r} stands in the store {self.files.name} for another model or other settings ({known['model']}); "

@@ -20,10 +20,12 @@ from raysweep.store.checksums import digests
 from raysweep.store.evaluations import commit_name
 from raysweep.store.files import Files
 
-__all__ = ["TABLES", "lost_tables", "read_table", "table_paths", "write_tables"]
+__all__ = ["TABLES", "lost_tables", "read_table", "stamps_of", "table_paths", "write_tables"]
 
 TABLES = ("evals", "predictions")
 _MEND = "running the trial again, or `raysweep verify --repair`, puts it together from what is stored"
+
+_MANY = 64
 
 _log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def lost_tables(files: Files, done: Mapping[str, Mapping[str, Any]]) -> dict[str
     paths = {
         trial: [f"trials/{trial}/record.json", *table_paths(trial, record).values()] for trial, record in done.items()
     }
-    stamps = _stamps(files, [path for each in paths.values() for path in each])
+    stamps = stamps_of(files, [path for each in paths.values() for path in each])
     found = {}
     for trial, (record, *tables) in paths.items():
         for path in tables:
@@ -104,10 +106,10 @@ def _named(record: Mapping[str, Any]) -> Mapping[str, Any]:
     return record.get("tables") or {}
 
 
-def _stamps(files: Files, paths: Iterable[str]) -> dict[str, tuple[int, int] | None]:
-    """When each of these files was written (ns) and its bytes: one look each on a disk, one listing of all elsewhere."""
+def stamps_of(files: Files, paths: Iterable[str]) -> dict[str, tuple[int, int] | None]:
+    """When each of these files was written (ns) and its bytes: one look each, elsewhere one listing of all if they are many."""
     wanted = list(paths)
-    if files.local is not None:
+    if files.local is not None or len(wanted) < _MANY:
         return dict(zip(wanted, files.stamps(wanted), strict=True))
-    there = files.below("trials") if wanted else {}
+    there = files.below("trials")
     return {path: there.get(path) for path in wanted}
