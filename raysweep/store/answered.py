@@ -58,7 +58,7 @@ class Answered:
         rows = rows_of(record)
         return (
             evaluation.id in record.get("evaluations", ())
-            or any(row.get("evaluation") == evaluation.id for row in rows)
+            or any(row.get("evaluation") == evaluation.id for row in rows if "commit" not in record)
             or self.former_row(record, evaluation) is not None
             or evaluation.id in self._ids_of(home_of_stage(self._folders[evaluation.stage]))
         )

@@ -33,7 +33,7 @@ from raysweep.store import provenance
 from raysweep.store.files import Files, read_record
 from raysweep.store.schema import SCHEMAS, checked
 
-__all__ = ["ANSWERS", "Evaluated", "Evaluations", "commit_name", "home_of_model", "home_of_stage", "write"]
+__all__ = ["ANSWERS", "Evaluated", "Evaluations", "commit_name", "dropped", "home_of_model", "home_of_stage", "write"]
 
 ANSWERS = pa.schema(
     [
@@ -85,7 +85,9 @@ class Evaluations:
         several = [name for name in names if len(name) != ID_LENGTH]
         found = {name for name in names if len(name) == ID_LENGTH}
         found |= {row["id"] for name in several for row in self._rows(_Kept(self._files, home, name))}
-        return found | {str(name) for name in self._stage_record(home).get("evaluations", ())}
+        record = self._stage_record(home)
+        own = record.get("evaluations", ())
+        return found | (set() if not own or self.are_dropped(home, record["commit"]) else set(own))
 
     def names(self, home: str) -> list[str]:
         """The folders of evaluations that were made later and have a record, whole or not."""
@@ -126,14 +128,20 @@ class Evaluations:
                 found[kept.path] = problem
         return found
 
-    def set_aside(self, home: str, name: str) -> None:
-        """Take an evaluation that was made later out of use: its record goes first, then what it named."""
+    def set_aside(self, path: str) -> None:
+        """Take an evaluation that was made later, at this path, out of use: its record goes first, then what it named."""
+        home, _, name = path.rpartition("/evals/")
         _Kept(self._files, home, name).remove()
+
+    def are_dropped(self, home: str, commit: str) -> bool:
+        """Whether what a stage answered at its end was set aside."""
+        return self._files.exists(f"{home}/{dropped(f'{commit}/evals')}")
 
     def _kept(self, home: str, wanted: Collection[str]) -> Iterator[_Kept]:
         """Where these evaluations may be: with the stage's own commit, and in folders of their own."""
         record = self._stage_record(home)
-        if record.get("commit") and wanted & {*record.get("evaluations", ())}:
+        own = wanted & {*record.get("evaluations", ())}
+        if own and not self.are_dropped(home, record["commit"]):
             yield _Kept(self._files, home, commit=record["commit"], digests=record.get("digests", {}))
         for name in self.names(home):
             if len(name) != ID_LENGTH or name in wanted:
@@ -246,6 +254,11 @@ class _Kept:
 
 def _are_rows(rows: Any) -> bool:
     return isinstance(rows, list) and all(isinstance(row, dict) and isinstance(row.get("id"), str) for row in rows)
+
+
+def dropped(within: str) -> str:
+    """The file that says that a folder within a stage's is gone: its weights, or what it answered at its end."""
+    return f"dropped-{within.replace('/', '-')}.json"
 
 
 def commit_name(token: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -26,6 +27,7 @@ from raysweep.store.exclusive import Create, creating
 __all__ = ["Files", "read_record"]
 
 _ADVICE = "give a folder, or a bucket's URL such as s3://BUCKET/raysweep that this machine may read and write"
+_PART = 1 << 22  # bytes
 READERS = 32  # threads, where files are far away
 Read = TypeVar("Read")
 
@@ -173,6 +175,12 @@ class Files:
         root = len(self._root) + 1
         return {info.path[root:]: (info.mtime_ns or 0, info.size or 0) for info in found if info.is_file}
 
+    def looked_at(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The same of those of these paths that are files here, each looked at for itself."""
+        found = self._look([self._at(path) for path in paths])
+        shown = zip(paths, found, strict=True)
+        return {path: (info.mtime_ns or 0, info.size or 0) for path, info in shown if info.is_file}
+
     def size(self, path: str) -> int:
         """Bytes of all files below a folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True)
@@ -187,6 +195,26 @@ class Files:
             case pafs.FileType.File:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.delete_file(self._at(path))
+
+    def digest(self, path: str) -> str | None:
+        """SHA-256 of a file's content, which need not fit into memory; None where there is no such file."""
+        taken = hashlib.sha256()
+        try:
+            with self._first_contact(), self._fs.open_input_stream(self._at(path)) as stream:
+                while part := stream.read(_PART):
+                    taken.update(part)
+        except OSError:
+            return None
+        return taken.hexdigest()
+
+    def set_aside(self, path: str) -> None:
+        """Give a damaged file another name, beside it."""
+        torn = f"{path}.torn-{uuid.uuid4().hex[:6]}"
+        if self.local is not None:
+            self.move(path, torn)
+            return
+        self.write_bytes(torn, self.read_bytes(path) or b"")
+        self.remove(path)
 
     def move(self, path: str, to: str) -> None:
         """Give a file or a folder on a disk another name; one that is not there any more is fine."""

@@ -34,7 +34,7 @@ from raysweep.plan.identity import digest
 from raysweep.plan.plan import Node
 from raysweep.store import provenance
 from raysweep.store.checksums import altered, digests
-from raysweep.store.evaluations import Evaluated, Evaluations, commit_name, write
+from raysweep.store.evaluations import Evaluated, Evaluations, commit_name, dropped, write
 from raysweep.store.files import Files
 from raysweep.store.schema import SCHEMAS, checked
 
@@ -278,7 +278,7 @@ class Stages:
     def set_weights_aside(self, stage: FinishedStage, reason: str) -> None:
         """Take altered weights out of use; whoever needs them makes them again."""
         _log.warning("%s/%s is not used and will be trained again: %s", stage.path, stage.weights, reason)
-        self._drop(stage.folder, stage.record, why=reason)
+        self._drop(stage.folder, stage.weights, why=reason)
 
     def set_aside(self, folder: str, reason: str) -> None:
         """Take a torn stage out of use, its record first; on a local disk it stays, under another name.
@@ -314,13 +314,20 @@ class Stages:
     def drop_weights(self, folder: str) -> None:
         """Free the weights of the finished stage in a folder; its record, curve and answers stay."""
         while (record := self.stage_record(folder)) and record.get("files"):
-            self._drop(folder, record, why="nobody needed them")
+            self._drop(folder, weights_at(record), why="nobody needed them")
 
-    def _drop(self, folder: str, record: Mapping[str, Any], *, why: str) -> None:
-        """A marker first, so that weights that are there are whole."""
-        within = weights_at(record)
-        said = {"schema": SCHEMAS["stage"][-1], "weights": within, "why": why, "at": provenance.timestamp(time.time())}
-        self.files.create(f"stages/{folder}/{_marker(within)}", (json.dumps(said, indent=1) + "\n").encode())
+    def drop_evaluations(self, folder: str, record: Mapping[str, Any], *, why: str) -> None:
+        """Take out of use what a stage answered at its end: whoever needs it evaluates again."""
+        self._drop(folder, f"{record['commit']}/evals", why=why)
+
+    def weights_home(self, stage: FinishedStage) -> str:
+        """The folder from which the names of a stage's weights are told."""
+        return f"{stage.path}/{stage.weights.rpartition('/')[0]}" if stage.record.get("commit") else stage.path
+
+    def _drop(self, folder: str, within: str, *, why: str) -> None:
+        """A marker first, so that what is there is whole."""
+        said = {"schema": SCHEMAS["stage"][-1], "gone": within, "why": why, "at": provenance.timestamp(time.time())}
+        self.files.create(f"stages/{folder}/{dropped(within)}", (json.dumps(said, indent=1) + "\n").encode())
         self.files.remove(f"stages/{folder}/{within}")
 
     def leftovers(self) -> list[tuple[str, str, float]]:
@@ -345,8 +352,8 @@ class Stages:
         if not commits and not any(map(_DROPPED.fullmatch, names)):
             return []
         named = self._named_commits(folder)
-        gone = [f"{name}/weights" for name in commits if name in named and _marker(f"{name}/weights") in names]
-        gone += ["weights"] if _marker("weights") in names and "weights" in names else []
+        gone = [f"{name}/weights" for name in commits if name in named and dropped(f"{name}/weights") in names]
+        gone += ["weights"] if dropped("weights") in names and "weights" in names else []
         unnamed = [name for name in commits if name not in named]
         return [f"{path}/{name}" for name in [*unnamed, *gone] if self.files.exists(f"{path}/{name}")]
 
@@ -383,10 +390,12 @@ class Stages:
     def _with_weights_now(self, folder: str, record: dict[str, Any]) -> dict[str, Any]:
         """The record with the weights that are there: its own, or those that were made again after it lost them."""
         names = set(self.files.names(f"stages/{folder}"))
-        if record.get("files") and _marker(weights_at(record)) not in names:
+        if record.get("commit") and dropped(f"{record['commit']}/evals") in names:
+            record = {**record, "evaluations": []}
+        if record.get("files") and dropped(weights_at(record)) not in names:
             return record
         again = [
-            name for name in names if _MADE_AGAIN.fullmatch(name) and _marker(f"{name[8:-5]}/weights") not in names
+            name for name in names if _MADE_AGAIN.fullmatch(name) and dropped(f"{name[8:-5]}/weights") not in names
         ]
         for name in sorted(again, key=_token, reverse=True):
             made = self._made_again(folder, name)
@@ -427,11 +436,6 @@ def _folder(node: Node) -> str:
 
 def _stage_path(node: Node) -> str:
     return f"stages/{_folder(node)}"
-
-
-def _marker(weights: str) -> str:
-    """The file that says that weights, in this folder within the stage's, are gone."""
-    return f"dropped-{weights.replace('/', '-')}.json"
 
 
 def _token(name: str) -> tuple[int, str]:

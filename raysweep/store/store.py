@@ -18,7 +18,6 @@ from __future__ import annotations
 import logging
 import re
 import time
-import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -202,9 +201,8 @@ class Store(Stages):
         except NewerSchema:
             raise
         except StoreError as error:
-            aside = f"{path}.torn-{uuid.uuid4().hex[:6]}"
-            _log.warning("%s; it is kept as %s", error, aside)
-            self.files.write_bytes(aside, self.files.read_bytes(path) or b"")
+            _log.warning("%s; it is kept under another name, and begun again", error)
+            self.files.set_aside(path)
             return None
 
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ from raysweep.store.checksums import digests
 from raysweep.store.evaluations import commit_name
 from raysweep.store.files import Files
 
-__all__ = ["TABLES", "lost_tables", "read_table", "stamps_of", "table_paths", "write_tables"]
+__all__ = ["TABLES", "altered_table", "lost_tables", "read_table", "stamps_of", "table_paths", "write_tables"]
 
 TABLES = ("evals", "predictions")
 _MEND = "running the trial again, or `raysweep verify --repair`, puts it together from what is stored"
@@ -79,6 +79,26 @@ def lost_tables(files: Files, done: Mapping[str, Mapping[str, Any]]) -> dict[str
     return found
 
 
+def altered_table(files: Files, trial: str, record: Mapping[str, Any]) -> str | None:
+    """What is wrong with the tables of a finished trial, read as a whole; None where nothing is."""
+    named = _named(record).get("digests", {})
+    for name, path in table_paths(trial, record).items():
+        content = files.read_bytes(path)
+        if content is None:
+            return f"{path} is missing"
+        if not _is_table(content) if not named else digest(content) != named.get(f"{name}.parquet"):
+            return f"{path} is not what was committed"
+    return None
+
+
+def _is_table(content: bytes) -> bool:
+    try:
+        pq.read_table(pa.BufferReader(content))
+    except pa.ArrowException:
+        return False
+    return True
+
+
 def _problem(
     files: Files,
     path: str,
@@ -109,7 +129,7 @@ def _named(record: Mapping[str, Any]) -> Mapping[str, Any]:
 def stamps_of(files: Files, paths: Iterable[str]) -> dict[str, tuple[int, int] | None]:
     """When each of these files was written (ns) and its bytes: one look each, elsewhere one listing of all if they are many."""
     wanted = list(paths)
-    if files.local is not None or len(wanted) < _MANY:
+    if files.local is not None:
         return dict(zip(wanted, files.stamps(wanted), strict=True))
-    there = files.below("trials")
+    there = files.looked_at(wanted) if len(wanted) < _MANY else files.below("trials")
     return {path: there.get(path) for path in wanted}
