@@ -10,7 +10,7 @@ from typing import Any
 
 from raysweep.errors import NewerSchema, StoreError
 
-__all__ = ["SCHEMAS", "checked", "is_plan", "refused"]
+__all__ = ["SCHEMAS", "checked", "is_plan", "is_trial", "refused"]
 
 SCHEMAS: Mapping[str, tuple[int, ...]] = {
     "stage": (1, 2),  # 2: the files of a commit are below its own folder, which the record names
@@ -39,6 +39,18 @@ def refused(record: Mapping[str, Any], kind: str) -> str | None:
     wrote = f" (version {version})" if version else ""
     shown = " and ".join(map(str, reads))
     return f"it has schema {found!r}, this raysweep reads {shown}: use the raysweep that wrote it{wrote}"
+
+
+def is_trial(record: Mapping[str, Any]) -> bool:
+    """Whether the fields of a trial's record are of the kinds that those who read them count on."""
+    kinds = {"point": dict, "stages": list, "metrics": dict, "evaluations": list, "evaluated": list, "tables": dict}
+    told = {name: record[name] for name in kinds if record.get(name) is not None}
+    if not isinstance(record.get("status"), str) or not all(isinstance(told[name], kinds[name]) for name in told):
+        return False
+    tables = told.get("tables")
+    named = not tables or isinstance(tables.get("folder"), str)
+    whole = not tables or all(isinstance(tables.get(name), dict) for name in ("digests", "bytes"))
+    return named and whole and all(isinstance(one, dict) for one in told.get("evaluations", ()))
 
 
 def is_plan(plan: Mapping[str, Any], path: str) -> None:

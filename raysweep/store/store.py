@@ -28,7 +28,7 @@ from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
-from raysweep.store.schema import checked, is_plan
+from raysweep.store.schema import checked, is_plan, is_trial
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 from raysweep.store.sweep_text import read_sweep_text
 from raysweep.store.tables import lost_tables, read_table, write_tables
@@ -84,13 +84,21 @@ class Store(Stages):
 
         NewerSchema where a later raysweep wrote it: nobody may overwrite it.
         """
-        path = f"trials/{trial}/record.json"
         try:
-            record = self.files.read_json(path)
+            return self.trial_record(trial)
+        except NewerSchema:
+            raise
         except StoreError as error:
             _log.warning("%s", error)
             return None
-        return checked(record, "trial", path) if record else None
+
+    def trial_record(self, trial: str) -> dict[str, Any] | None:
+        """The same; StoreError where it is torn."""
+        path = f"trials/{trial}/record.json"
+        record = self.files.read_json(path)
+        if record is not None and not is_trial(checked(record, "trial", path)):
+            raise StoreError(f"{self.files.name}/{path}: not a trial's record; remove the file and run again")
+        return record
 
     def write_trial(self, trial: str, record: Mapping[str, Any]) -> None:
         """Write how far a trial is."""

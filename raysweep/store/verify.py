@@ -15,6 +15,7 @@ from typing import Any
 from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.store.evaluations import Evaluated
 from raysweep.store.prune import DAY, cost_of
+from raysweep.store.schema import checked
 from raysweep.store.store import Store
 from raysweep.store.sweep_text import read_sweep_text
 from raysweep.store.tables import altered_table
@@ -76,7 +77,11 @@ class Walk:
         store, path = self._store, f"sweeps/{name}"
         if not re.fullmatch(NAME_PATTERN, name) or name not in store.sweeps():
             begins_again = any(".torn-" in one for one in store.files.names(path))  # once its file is run
-            return [] if begins_again else [Problem(path, "it is no sweep: it has no plan", "remove it by hand, if nobody needs it")]
+            return (
+                []
+                if begins_again
+                else [Problem(path, "it is no sweep: it has no plan", "remove it by hand, if nobody needs it")]
+            )
         found = []
         try:
             store.sweep(name)
@@ -89,8 +94,12 @@ class Walk:
                 read_sweep_text(store.sweep_text(name), name)
         except (BadInput, StoreError) as error:
             found.append(self._aside(f"{path}/sweep.yaml", str(error), "the next run of its file writes it again"))
-        if problem := _unread(lambda: store.files.read_json(f"{path}/status.json")):
-            found.append(self._aside(f"{path}/status.json", problem, "the next run writes it again"))
+        try:
+            checked(store.files.read_json(f"{path}/status.json") or {}, "status", f"{path}/status.json")
+        except NewerSchema as error:
+            found.append(Problem(f"{path}/status.json", str(error), _LATER))
+        except StoreError as error:
+            found.append(self._aside(f"{path}/status.json", str(error), "the next run writes it again"))
         return found
 
     def _aside(self, path: str, what: str, remedy: str) -> Problem:
@@ -157,8 +166,7 @@ class Walk:
     def _trial(self, trial: str) -> list[Problem]:
         store, path = self._store, f"trials/{trial}/record.json"
         try:
-            record = store.files.read_json(path)
-            usable = store.trial(trial) if record else None
+            usable = store.trial_record(trial)
         except NewerSchema as error:
             return [Problem(path, str(error), _LATER)]
         except StoreError as error:
@@ -238,11 +246,3 @@ def _first_made(store: Store, homes: Sequence[str], name: str) -> Evaluated | No
 def _plans(store: Store, names: Sequence[str]) -> dict[str, dict[str, Any]]:
     usable = store.usable_sweeps()
     return {name: usable[name] for name in names if name in usable}
-
-
-def _unread(read: Callable[[], object]) -> str | None:
-    try:
-        read()
-    except StoreError as error:
-        return str(error)
-    return None
