@@ -21,7 +21,7 @@ from raysweep.store.sweep_text import read_sweep_text
 from raysweep.store.tables import altered_table
 from raysweep.sweep.spec import NAME_PATTERN
 
-__all__ = ["Problem", "Walk"]
+__all__ = ["Damage", "Walk"]
 
 PLACE = ("stage", "of", "set")  # where an evaluation stands in its trial
 _AGAIN = "the next run makes it again"
@@ -29,7 +29,7 @@ _LATER = "use the raysweep that wrote it"
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class Damage:
     """What is wrong at a path of the store, what mends it, and what that costs in worker-seconds (None: nothing tells).
 
     `mend` does it; None where only a person can.
@@ -62,7 +62,7 @@ class Walk:
     def __len__(self) -> int:
         return len(self.sweeps) + len(self.stages) + len(self.models) + len(self.trials) + self._whole
 
-    def __iter__(self) -> Iterator[list[Problem]]:
+    def __iter__(self) -> Iterator[list[Damage]]:
         """The problems of one thing after the other, as many lists as there are things. Stages come before trials."""
         yield from map(self._sweep, self.sweeps)
         yield from map(self._stage, self.stages)
@@ -73,20 +73,20 @@ class Walk:
 
     # ---- sweeps
 
-    def _sweep(self, name: str) -> list[Problem]:
+    def _sweep(self, name: str) -> list[Damage]:
         store, path = self._store, f"sweeps/{name}"
         if not re.fullmatch(NAME_PATTERN, name) or name not in store.sweeps():
             begins_again = any(".torn-" in one for one in store.files.names(path))  # once its file is run
             return (
                 []
                 if begins_again
-                else [Problem(path, "it is no sweep: it has no plan", "remove it by hand, if nobody needs it")]
+                else [Damage(path, "it is no sweep: it has no plan", "remove it by hand, if nobody needs it")]
             )
         found = []
         try:
             store.sweep(name)
         except NewerSchema as error:
-            found.append(Problem(path, str(error), _LATER))
+            found.append(Damage(path, str(error), _LATER))
         except StoreError as error:
             found.append(self._aside(f"{path}/plan.json", str(error), "the next run of its file begins it again"))
         try:
@@ -97,32 +97,32 @@ class Walk:
         try:
             checked(store.files.read_json(f"{path}/status.json") or {}, "status", f"{path}/status.json")
         except NewerSchema as error:
-            found.append(Problem(f"{path}/status.json", str(error), _LATER))
+            found.append(Damage(f"{path}/status.json", str(error), _LATER))
         except StoreError as error:
             found.append(self._aside(f"{path}/status.json", str(error), "the next run writes it again"))
         return found
 
-    def _aside(self, path: str, what: str, remedy: str) -> Problem:
-        return Problem(path, what, f"is set aside; {remedy}", mend=lambda: self._store.files.set_aside(path))
+    def _aside(self, path: str, what: str, remedy: str) -> Damage:
+        return Damage(path, what, f"is set aside; {remedy}", mend=lambda: self._store.files.set_aside(path))
 
     # ---- stages
 
-    def _stage(self, folder: str) -> list[Problem]:
+    def _stage(self, folder: str) -> list[Damage]:
         store, path = self._store, f"stages/{folder}"
         try:
             record = store.stage_record(folder)
         except NewerSchema as error:
-            return [Problem(path, str(error), _LATER)]
+            return [Damage(path, str(error), _LATER)]
         except StoreError as error:
             torn = str(error)
             again = f"the stage is set aside; {_AGAIN}"
-            return [Problem(path, torn, again, None, lambda: store.set_aside(folder, "its record is torn"))]
+            return [Damage(path, torn, again, None, lambda: store.set_aside(folder, "its record is torn"))]
         if record is None:
             return []
         found = self._commit(folder, record)
         return found if found and "curve" in found[0].what else found + self._evaluations(path, record)
 
-    def _commit(self, folder: str, record: Mapping[str, Any]) -> list[Problem]:
+    def _commit(self, folder: str, record: Mapping[str, Any]) -> list[Damage]:
         store, path = self._store, f"stages/{folder}"
         stage = store.stage_in(folder)
         if stage is None:
@@ -134,16 +134,16 @@ class Walk:
         if besides:
             again = f"the stage is set aside; {_AGAIN}"
             what = f"curve and the like: {besides[0]}"
-            return [Problem(path, what, again, seconds, lambda: store.set_aside(folder, besides[0]))]
+            return [Damage(path, what, again, seconds, lambda: store.set_aside(folder, besides[0]))]
         found = []
         if stage.has_weights and (what := self._altered(store.weights_home(stage), record["files"])):
             again = "the weights are set aside; who needs them trains them again"
-            found.append(Problem(path, what, again, seconds, lambda: store.set_weights_aside(stage, what)))
+            found.append(Damage(path, what, again, seconds, lambda: store.set_weights_aside(stage, what)))
         if any(lost) and not store.evaluations.are_dropped(path, record["commit"]):
             what = next(filter(None, lost))
             cost = 0.0 if stage.has_weights and not found else seconds
             again = f"what the stage answered is set aside; {_AGAIN}, from its weights if they are there"
-            found.append(Problem(path, what, again, cost, lambda: store.drop_evaluations(folder, record, why=what)))
+            found.append(Damage(path, what, again, cost, lambda: store.drop_evaluations(folder, record, why=what)))
         return found
 
     def _altered(self, home: str, files: Mapping[str, str]) -> str | None:
@@ -153,22 +153,22 @@ class Walk:
                 return f"{name} is {'missing' if found is None else 'not what was committed'}"
         return None
 
-    def _evaluations(self, home: str, record: Mapping[str, Any] | None) -> list[Problem]:
+    def _evaluations(self, home: str, record: Mapping[str, Any] | None) -> list[Damage]:
         cost = 0.0 if record is None or record.get("files") else cost_of(record)
         again = f"the evaluation is set aside; {_AGAIN}"
         return [
-            Problem(path, what, again, cost, lambda path=path: self._store.evaluations.set_aside(path))
+            Damage(path, what, again, cost, lambda path=path: self._store.evaluations.set_aside(path))
             for path, what in self._store.evaluations.problems(home).items()
         ]
 
     # ---- trials
 
-    def _trial(self, trial: str) -> list[Problem]:
+    def _trial(self, trial: str) -> list[Damage]:
         store, path = self._store, f"trials/{trial}/record.json"
         try:
             usable = store.trial_record(trial)
         except NewerSchema as error:
-            return [Problem(path, str(error), _LATER)]
+            return [Damage(path, str(error), _LATER)]
         except StoreError as error:
             return [self._aside(path, str(error), f"{_AGAIN} from its stages")]
         if not usable or usable.get("status") != "done":
@@ -176,7 +176,7 @@ class Walk:
         what = altered_table(store.files, trial, usable)
         if what is None:
             return []
-        return [Problem(path, what, *self._from_evaluations(trial, usable))]
+        return [Damage(path, what, *self._from_evaluations(trial, usable))]
 
     def _from_evaluations(self, trial: str, record: Mapping[str, Any]) -> tuple[str, float, Callable[[], object]]:
         """How a trial gets its tables back: from the evaluations of its stages, where they are all there."""
@@ -197,10 +197,10 @@ class Walk:
         found = [self._store.stage_in(folders[stage]) for stage in record.get("stages", ()) if stage in folders]
         return [stage.record for stage in found if stage and not stage.has_weights]
 
-    def _leftovers(self) -> list[Problem]:
+    def _leftovers(self) -> list[Damage]:
         before = time.time() - DAY
         return [
-            Problem(
+            Damage(
                 path,
                 f"{what}, untouched for a day",
                 "it is removed",
