@@ -185,14 +185,14 @@ def _s3_client(fs: pafs.S3FileSystem, asked: dict[str, str], *, key: str | None,
 
 def _gcsfs(asked: dict[str, str], *, anonymous: bool, shown: str) -> Any:
     try:
-        import gcsfs
+        from gcsfs.core import GCSFileSystem  # gcsfs's other one asks over gRPC first what kind of bucket it is
     except ImportError:
         raise BadInput(
             f"store {shown}: leases on Google Cloud Storage need gcsfs: pip install 'raysweep[gcs]'"
         ) from None
 
     address = asked.get("endpoint_override")
-    return gcsfs.GCSFileSystem(
+    return GCSFileSystem(
         token="anon" if anonymous else None,
         endpoint_url=f"{asked.get('scheme', 'https')}://{address}" if address else None,
     )

@@ -13,10 +13,10 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import gcsfs
 import pyarrow.fs as pafs
 import pytest
 from botocore.exceptions import ConnectionClosedError
+from gcsfs.core import GCSFileSystem
 
 from raysweep.errors import BadInput, StoreError
 from raysweep.store import exclusive
@@ -183,7 +183,7 @@ def google() -> Iterator[Any]:
     server.shutdown()
     thread.join()
     server.server_close()
-    gcsfs.GCSFileSystem.clear_instance_cache()
+    GCSFileSystem.clear_instance_cache()
 
 
 def _of_google(google: Any) -> Files:
@@ -205,6 +205,6 @@ def test_an_object_of_google_whose_answer_was_lost_is_the_callers_own(google: An
 
 
 def test_places_that_fsspec_opens_are_asked_by_it() -> None:
-    library = gcsfs.GCSFileSystem(token="anon")
+    library = GCSFileSystem(token="anon")
     opened = pafs.PyFileSystem(pafs.FSSpecHandler(library))
     assert exclusive.creating(opened, "gcs://bucket", shown="gcs://bucket").__qualname__.startswith("by_fsspec")
