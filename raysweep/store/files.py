@@ -267,12 +267,19 @@ def _open(url: str) -> tuple[pafs.FileSystem, str]:
     if not scheme or not rest.partition("?")[0].strip("/"):
         raise BadInput(f"store {_without_secrets(url)}: names no place; {_ADVICE}")
     try:
-        fs, root = pafs.FileSystem.from_uri(url)
+        fs, root = pafs.FileSystem.from_uri(_in_one_put(url))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         fs, root = _open_fsspec(url)
     except OSError as error:  # the system's own library for such places is not there
         raise BadInput(f"store {_without_secrets(url)}: cannot be opened: {_shown(error, url)}; {_ADVICE}") from None
     return fs, root.rstrip("/")
+
+
+def _in_one_put(url: str) -> str:
+    """An S3 URL by which a small file is one request, and not the three of an upload in parts."""
+    if not url.startswith("s3://") or "allow_delayed_open" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true"
 
 
 def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
