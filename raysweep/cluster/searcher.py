@@ -164,7 +164,9 @@ class StageSearcher(Searcher):
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """A committed stage frees its siblings at once, while its trial goes on."""
-        self._at_work.add(trial_id)
+        if trial_id not in self._at_work:
+            self._at_work.add(trial_id)
+            self._tell()
         if stage := result.get(COMMITTED):
             self._schedule.committed(stage)
             if self._leases is not None and stage != self._last.get(self._trials[trial_id]):

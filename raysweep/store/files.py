@@ -20,7 +20,7 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
-from raysweep.store.exclusive import Create, creating
+from raysweep.store.exclusive import Create, creating, s3_client
 
 __all__ = ["Files"]
 
@@ -173,6 +173,15 @@ class Files:
             case pafs.FileType.File:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.delete_file(self._at(path))
+
+    def remove_empty(self, path: str) -> None:
+        """Remove a folder if nothing is in it; what another puts there at the same time stays."""
+        if self.local is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._at(path))
+        elif isinstance(self._fs, pafs.S3FileSystem):  # it leaves an empty object where a folder was emptied
+            bucket, _, key = self._at(path).partition("/")
+            s3_client(self._fs, self.url, shown=self.name).delete_object(Bucket=bucket, Key=f"{key}/")
 
     def take_in(self, folder: Path, path: str, *, last: str) -> bool:
         """Make a local folder the content of `path`; False where there was something before.

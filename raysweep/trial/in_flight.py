@@ -60,6 +60,7 @@ def in_flight(store: Store, node: Node, ranks: Ranks, *, token: int) -> Iterator
         ranks.meet()  # nobody puts anything any more
         if ranks.rank == 0:
             _remove(store.files, f".in-flight/{node.id}", below=token + 1)
+            store.files.remove_empty(f".in-flight/{node.id}")
 
 
 def take_up(folder: Path) -> None:

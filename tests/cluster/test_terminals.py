@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,7 @@ from raysweep.store.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
-TRAIN = {**SMALL["train"], "a": {"epochs": 60}}
+TRAIN = {**SMALL["train"], "a": {"epochs": 1000}}
 
 
 def _terminal(file: Path, store: str) -> subprocess.Popen:
@@ -38,8 +40,11 @@ def test_two_terminals_on_one_store_both_end_well_and_train_each_stage_once(
     store = Store(tmp_path / "store" if place == "disk" else request.getfixturevalue("bucket"))
     runtime = {"checkpoint_every": 1, "max_failures": 0, "max_trials": 1}
     file = write(tmp_path, train=TRAIN, runtime=runtime, grid={**SMALL["grid"], "mixer": ["none/none", "none/random"]})
-    runs = [_terminal(file, store.url) for _ in range(2)]
+    runs = [_terminal(file, store.url)]
     try:
+        _wait(lambda: store.files.names("leases/beats"), runs[0])
+        runs.append(_terminal(file, store.url))
+        _wait(lambda: len(store.files.names("leases/beats")) == 2, *runs)  # both are at work at one time
         said = [run.communicate(timeout=800)[0] for run in runs]
     finally:
         for run in runs:
@@ -52,6 +57,15 @@ def test_two_terminals_on_one_store_both_end_well_and_train_each_stage_once(
             ended = [store.files.read_json(f"leases/{stage}/{name}") for name in _ends(store, stage)]
             assert [one["ended"] for one in ended] == ["committed"], (stage, said)
     assert store.files.names(".in-flight") == []
+
+
+def _wait(happens: Callable[[], object], *runs: subprocess.Popen) -> None:
+    end = time.monotonic() + 600
+    while not happens():
+        assert time.monotonic() < end
+        for run in runs:
+            assert run.poll() is None, run.communicate()[0]
+        time.sleep(0.5)
 
 
 def _ends(store: Store, stage: str) -> list[str]:
