@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from raysweep.store.leases import BEAT, LOOK
-
 __all__ = [
     "BOUNDS",
     "PER_EVALUATION",
@@ -24,7 +22,7 @@ __all__ = [
 ]
 
 PART = 10 * 2**20  # bytes that pyarrow sends at once
-STATUS = 5.0  # seconds between two writes of a run's status
+BEAT, LOOK, STATUS = 10.0, 5.0, 5.0  # seconds between two signs of life, looks at others' stages, writes of a status
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,7 +25,7 @@ def _terminal(file: Path, store: str) -> subprocess.Popen:
     command = [sys.executable, "-m", "raysweep.cli", "run", str(file), "--store", store]
     return subprocess.Popen(
         command,
-        env={**environment, "OMP_NUM_THREADS": "1"},
+        env={**environment, "OMP_NUM_THREADS": "1", "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "300"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -40,11 +39,10 @@ def test_two_terminals_on_one_store_both_end_well_and_train_each_stage_once(
     store = Store(tmp_path / "store" if place == "disk" else request.getfixturevalue("bucket"))
     runtime = {"checkpoint_every": 1, "max_failures": 0, "max_trials": 1}
     file = write(tmp_path, train=TRAIN, runtime=runtime, grid={**SMALL["grid"], "mixer": ["none/none", "none/random"]})
-    runs = [_terminal(file, store.url)]
+    runs: list[subprocess.Popen] = []
     try:
-        _wait(lambda: store.files.names("leases/beats"), runs[0])
-        runs.append(_terminal(file, store.url))
-        _wait(lambda: len(store.files.names("leases/beats")) == 2, *runs)  # both are at work at one time
+        for number in (1, 2):
+            _begin(runs, file, store, alive=number)  # both are at work at one time
         said = [run.communicate(timeout=800)[0] for run in runs]
     finally:
         for run in runs:
@@ -59,13 +57,18 @@ def test_two_terminals_on_one_store_both_end_well_and_train_each_stage_once(
     assert store.files.names(".in-flight") == []
 
 
-def _wait(happens: Callable[[], object], *runs: subprocess.Popen) -> None:
-    end = time.monotonic() + 600
-    while not happens():
-        assert time.monotonic() < end
-        for run in runs:
-            assert run.poll() is None, run.communicate()[0]
-        time.sleep(0.5)
+def _begin(runs: list[subprocess.Popen], file: Path, store: Store, *, alive: int) -> None:
+    """Begin another run, until so many give signs of life. A Ray that a busy machine did not start in time is begun again."""
+    for _ in range(4):
+        run = _terminal(file, store.url)
+        while run.poll() is None:
+            if len([name for name in store.files.names("leases/beats") if ".aside" not in name]) >= alive:
+                runs.append(run)
+                return
+            time.sleep(0.5)
+        said = run.communicate()[0]
+        assert "timed out during startup" in said or "Failed to start the dashboard" in said, said
+    pytest.fail(f"this machine is too busy to start a Ray: {said}")
 
 
 def _ends(store: Store, stage: str) -> list[str]:

@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from sweeps import small
 
+from raysweep.cluster.heartbeat import SECONDS
+from raysweep.forecast import requests
 from raysweep.forecast.requests import (
     BOUNDS,
     PER_EVALUATION,
@@ -53,6 +55,10 @@ def counter(bucket: str) -> Iterator[Counter]:
     server.addHandler(counter)
     yield counter
     server.removeHandler(counter)
+
+
+def test_the_forecast_knows_how_often_runs_ask() -> None:
+    assert (requests.BEAT, requests.LOOK, requests.STATUS) == (BEAT, LOOK, SECONDS)
 
 
 def within(found: Requests, bound: Requests) -> bool:
