@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 
 from raysweep.errors import BadInput
 
-__all__ = ["Create", "creating"]
+__all__ = ["Create", "creating", "s3_client"]
 
 Create = Callable[
     [str, bytes], bool
@@ -37,14 +37,12 @@ def creating(fs: pafs.FileSystem, url: str, *, shown: str) -> Create:
     """How files are created at a place; BadInput where they can only be overwritten. `shown` is its URL without secrets."""
     if isinstance(fs, pafs.LocalFileSystem):
         return on_disk
-    options = urlsplit(url)
-    asked = {name: values[-1] for name, values in parse_qs(options.query).items()}
     by_library = fs.handler.fs if isinstance(fs, pafs.PyFileSystem) else None
     match fs.type_name:
         case "s3":
-            return on_s3(_s3_client(fs, asked, key=options.username, secret=options.password, shown=shown))
+            return on_s3(s3_client(fs, url, shown=shown))
         case "gcs":
-            return by_fsspec(_gcsfs(asked, anonymous=options.username == "anonymous", shown=shown))
+            return by_fsspec(_gcsfs(url, shown=shown))
         case _ if {"s3", "gs"} & _protocols(by_library):
             return by_fsspec(by_library)
         case _ if "memory" in _protocols(by_library):
@@ -160,7 +158,7 @@ def one_at_a_time(create: Create) -> Create:
     return locked
 
 
-def _s3_client(fs: pafs.S3FileSystem, asked: dict[str, str], *, key: str | None, secret: str | None, shown: str) -> Any:
+def s3_client(fs: pafs.S3FileSystem, url: str, *, shown: str) -> Any:
     """A client for the place that pyarrow has opened: the same address and keys, or those of the environment."""
     try:
         import botocore.session
@@ -168,6 +166,8 @@ def _s3_client(fs: pafs.S3FileSystem, asked: dict[str, str], *, key: str | None,
     except ImportError:
         raise BadInput(f"store {shown}: leases on S3 need botocore: pip install 'raysweep[s3]'") from None
 
+    options, asked = urlsplit(url), _asked(url)
+    key, secret = options.username, options.password
     address = asked.get("endpoint_override")
     virtual = asked.get("force_virtual_addressing") == "true" or not address
     keys = {"aws_access_key_id": unquote(key), "aws_secret_access_key": unquote(secret)} if key and secret else {}
@@ -183,19 +183,24 @@ def _s3_client(fs: pafs.S3FileSystem, asked: dict[str, str], *, key: str | None,
     )
 
 
-def _gcsfs(asked: dict[str, str], *, anonymous: bool, shown: str) -> Any:
+def _gcsfs(url: str, *, shown: str) -> Any:
     try:
-        import gcsfs
+        from gcsfs.core import GCSFileSystem  # gcsfs's other one asks over gRPC first what kind of bucket it is
     except ImportError:
         raise BadInput(
             f"store {shown}: leases on Google Cloud Storage need gcsfs: pip install 'raysweep[gcs]'"
         ) from None
 
+    asked = _asked(url)
     address = asked.get("endpoint_override")
-    return gcsfs.GCSFileSystem(
-        token="anon" if anonymous else None,
+    return GCSFileSystem(
+        token="anon" if urlsplit(url).username == "anonymous" else None,
         endpoint_url=f"{asked.get('scheme', 'https')}://{address}" if address else None,
     )
+
+
+def _asked(url: str) -> dict[str, str]:
+    return {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
 def _protocols(library: Any) -> set[str]:

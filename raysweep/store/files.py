@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
 from raysweep.store.checksums import sync, synced
-from raysweep.store.exclusive import Create, creating
+from raysweep.store.exclusive import Create, creating, s3_client
 
 __all__ = ["Files", "read_record"]
 
@@ -207,6 +207,15 @@ class Files:
             return None
         return taken.hexdigest()
 
+    def remove_empty(self, path: str) -> None:
+        """Remove a folder if nothing is in it; what another puts there at the same time stays."""
+        if self.local is not None:
+            with contextlib.suppress(OSError):
+                os.rmdir(self._at(path))
+        elif isinstance(self._fs, pafs.S3FileSystem):  # it leaves an empty object where a folder was emptied
+            bucket, _, key = self._at(path).partition("/")
+            s3_client(self._fs, self.url, shown=self.name).delete_object(Bucket=bucket, Key=f"{key}/")
+
     def set_aside(self, path: str) -> None:
         """Give a damaged file another name, beside it."""
         torn = f"{path}.torn-{uuid.uuid4().hex[:6]}"
@@ -306,12 +315,19 @@ def _open(url: str) -> tuple[pafs.FileSystem, str]:
     if not scheme or not rest.partition("?")[0].strip("/"):
         raise BadInput(f"store {_without_secrets(url)}: names no place; {_ADVICE}")
     try:
-        fs, root = pafs.FileSystem.from_uri(url)
+        fs, root = pafs.FileSystem.from_uri(_in_one_put(url))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         fs, root = _open_fsspec(url)
     except OSError as error:  # the system's own library for such places is not there
         raise BadInput(f"store {_without_secrets(url)}: cannot be opened: {_shown(error, url)}; {_ADVICE}") from None
     return fs, root.rstrip("/")
+
+
+def _in_one_put(url: str) -> str:
+    """An S3 URL by which a small file is one request, and not the three of an upload in parts."""
+    if not url.startswith("s3://") or "allow_delayed_open" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true"
 
 
 def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:

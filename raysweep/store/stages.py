@@ -419,15 +419,21 @@ class Stages:
         return self.files.beside / "models"
 
     @contextlib.contextmanager
-    def in_flight(self, node: Node) -> Iterator[Path]:
-        """This machine's folder for checkpoints of a stage that is being trained; gone once the stage is done.
+    def in_flight(self, node: Node, token: int = 0) -> Iterator[Path]:
+        """This machine's folder for checkpoints of a stage that is being trained, below the lease's token.
 
-        It stays when the block raises, so that the next attempt goes on from there.
+        Gone once the stage is done, with those of lower tokens. It stays when the block raises, so that the next attempt
+        goes on from there.
         """
-        folder = self.files.beside / ".in-flight" / node.id
+        home = self.files.beside / ".in-flight" / node.id
+        folder = home / str(token)
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
-        shutil.rmtree(folder, ignore_errors=True)
+        for old in list(home.iterdir()):
+            if not old.name.isdigit() or int(old.name) <= token:
+                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody of a higher token is at work
+            home.rmdir()
 
 
 def _folder(node: Node) -> str:

@@ -3,9 +3,10 @@
     <store>/stages/<slug>-<id>/     record.json  <commit>/ weights/ (safetensors)  curve.parquet  evals/
     <store>/models/<slug>-<digest>/ evals/ (of a base model)
     <store>/trials/<id>/            record.json  <commit>/ evals.parquet  predictions.parquet
-    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name,
-                                    and the contrasts that it was run for)
-                                    status.json (the last sign of life of its run: for people, never the truth)
+    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan/ (all points ever planned under this name, and the contrasts
+                                    that it was run for: a file for each submission that added something)
+                                    pins/ (a hub commit in each file)
+                                    status/<run>.json (its last sign of life: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
 What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`), and
@@ -15,10 +16,12 @@ is in `stages`, how evaluations are in `evaluations`.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +31,9 @@ from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
-from raysweep.store.schema import checked, is_plan, is_trial
+from raysweep.store.schema import checked, is_trial
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
+from raysweep.store.submissions import Submissions, point_key
 from raysweep.store.sweep_text import read_sweep_text
 from raysweep.store.tables import lost_tables, read_table, write_tables
 from raysweep.sweep.spec import NAME_PATTERN, Contrast
@@ -60,6 +64,8 @@ class Store(Stages):
 
     def __init__(self, url: str | Path) -> None:
         super().__init__(Files(url))
+        self.submissions = Submissions(self.files)
+        self._told: set[str] = set()  # the runs whose status was written here
         self.url = self.files.url
 
     @property
@@ -172,9 +178,7 @@ class Store(Stages):
 
     def sweeps(self) -> list[str]:
         """The names of all sweeps that were ever run here; whatever else lies among them is passed over."""
-        names = [name for name in self.files.names("sweeps") if re.fullmatch(NAME_PATTERN, name)]
-        plans = self.files.among([f"sweeps/{name}/plan.json" for name in names])
-        return [plan.split("/")[1] for plan in plans]
+        return self.submissions.sweeps()
 
     def usable_sweeps(self) -> dict[str, dict[str, Any]]:
         """The plans of all sweeps by name; a damaged one harms its own sweep alone: it is left out, and said."""
@@ -188,34 +192,15 @@ class Store(Stages):
 
     def sweep(self, name: str) -> dict[str, Any]:
         """The plan of a sweep: its points so far. BadInput where there is no such name, StoreError where it is damaged."""
-        found = self._plan(name) if re.fullmatch(NAME_PATTERN, name) else None
+        found = self.submissions.union(name) if re.fullmatch(NAME_PATTERN, name) else None
         if found is None:
             known = ", ".join(self.sweeps()) or "none yet"
             raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
         return found
 
-    def _plan(self, name: str) -> dict[str, Any] | None:
-        path = f"sweeps/{name}/plan.json"
-        found = self.files.read_json(path)
-        if found is not None:
-            is_plan(checked(found, "plan", path), f"{self.files.name}/{path}")
-        return found
-
-    def _known_plan(self, name: str) -> dict[str, Any] | None:
-        """The plan to add to; a damaged one is kept under another name, and begun again: its trials' records are there."""
-        path = f"sweeps/{name}/plan.json"
-        try:
-            return self._plan(name)
-        except NewerSchema:
-            raise
-        except StoreError as error:
-            _log.warning("%s; it is kept under another name, and begun again", error)
-            self.files.set_aside(path)
-            return None
-
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:
         """When a sweep's plan was last written (ns) and its bytes."""
-        return self.files.stamps([f"sweeps/{name}/plan.json"])[0]
+        return self.submissions.stamp(name)
 
     def sweep_text(self, name: str) -> str:
         """The latest sweep file that was run under this name; bytes that are no text stay in it, as what YAML refuses."""
@@ -230,18 +215,35 @@ class Store(Stages):
         self.files.write_bytes(f"sweeps/{name}/trials.parquet", content)
 
     def live(self, name: str) -> dict[str, Any] | None:
-        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did."""
-        path = f"sweeps/{name}/status.json"
+        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did.
+
+        One that is under way comes before one that has ended since. What is damaged is passed over, and said.
+        """
+        said = [one for one in self.files.read_each(self.live_files(name), self._live) if one]
+        return max(said, key=lambda one: (one.get("state") == "running", str(one.get("updated"))), default=None)
+
+    def write_live(self, name: str, said: Mapping[str, Any], *, run: str) -> None:
+        """Say how far a run of a sweep is. What runs that have ended said goes when a new one says its first."""
+        path = f"sweeps/{name}/status/{run}.json"
+        if run not in self._told:
+            self._told.add(run)
+            for other in self.live_files(name)[1:]:
+                if other != path and (self._live(other) or {}).get("state") != "running":
+                    self.files.remove(other)
+        self.files.write_json(path, {"schema": SCHEMA, **said})
+
+    def live_files(self, name: str) -> list[str]:
+        """Where the runs of a sweep say how far they are; the first is that of earlier code, and may be missing."""
+        home = f"sweeps/{name}/status"
+        return [f"{home}.json", *(f"{home}/{file}" for file in self.files.names(home) if file.endswith(".json"))]
+
+    def _live(self, path: str) -> dict[str, Any] | None:
         try:
             said = self.files.read_json(path)
             return checked(said, "status", path) if said else None
-        except StoreError as error:
+        except StoreError as error:  # for people, never the truth
             _log.warning("%s; it is passed over: the records say how far the sweep is", error)
             return None
-
-    def write_live(self, name: str, said: Mapping[str, Any]) -> None:
-        """Say how far a run of a sweep is."""
-        self.files.write_json(f"sweeps/{name}/status.json", {"schema": SCHEMA, **said})
 
     def record_sweep(
         self, name: str, *, digest: str, model: str, text: str, plan: Plan, primary: Contrast | None = None
@@ -250,58 +252,64 @@ class Store(Stages):
 
         `primary` is the contrast that it is run for: what it was before stays in the record too.
         """
-        known = self._known_plan(name)
-        if known and known["settings"] != digest:
-            raise BadInput(
-                f"the name {name!r} stands in the store {self.files.name} for another model or other settings ({known['model']}); "
-                f"give this sweep another name, such as {name}-2, or use another --store"
-            )
-        points = {_key(point): point for point in (known or {}).get("points", [])}
-        for point in plan.points:
-            if point.sweep == name:
-                row = {
-                    "values": dict(point.values),
-                    "trial": point.trial,
-                    "stages": list(plan.trials[point.trial].stages),
+        points = [
+            {"values": dict(point.values), "trial": point.trial, "stages": list(plan.trials[point.trial].stages)}
+            for point in plan.points
+            if point.sweep == name
+        ]
+
+        def submission(known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            """What is new, over what is known; None where nothing is."""
+            if known and known["settings"] != digest:
+                raise BadInput(
+                    f"the name {name!r} stands in the store {self.files.name} for another model or other settings "
+                    f"({known['model']}); give this sweep another name, such as {name}-2, or use another --store"
+                )
+            there = {point_key(point): point for point in (known or {}).get("points", [])}
+            new = [point for point in points if there.get(point_key(point)) != point]
+            trials = [point["trial"] for point in {**there, **{point_key(point): point for point in new}}.values()]
+            contrasts = self._contrasts(known or {}, primary, trials)
+            if known and known.get("evaluations") and not new and not contrasts:
+                return None
+            record = {"name": name, "schema": SCHEMA, "settings": digest, "model": model, "points": new}
+            if not (known and known.get("evaluations")):
+                record |= {
+                    "evaluations": True,  # from here on, evaluations have ids
+                    "earlier": earlier_limit(known, self.sweep_text(name)) if known else None,
                 }
-                points[_key(row)] = row
-        earlier = earlier_limit(known, self.sweep_text(name)) if known else None
-        record = {
-            "name": name,
-            "schema": SCHEMA,
-            "settings": digest,
-            "model": model,
-            "points": list(points.values()),
-            "evaluations": True,  # from here on, evaluations have ids
-            "earlier": earlier,
-        }
-        if contrasts := self._contrasts(known or {}, primary, [point["trial"] for point in points.values()]):
-            record["primary"] = contrasts
-        self.files.write_json(f"sweeps/{name}/plan.json", record)
+            return {**record, "primary": contrasts} if contrasts else record
+
+        self.submissions.add(name, submission)
         self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
 
     def pins(self, name: str) -> dict[str, str]:
         """The hub commits that a sweep was first planned with, by repository."""
-        return self.files.read_json(f"sweeps/{name}/pins.json") or {}
+        home = f"sweeps/{name}/pins"
+        files = [f"{home}/{file}" for file in self.files.names(home) if file.endswith(".json")]
+        pins = {
+            key: one for pin in self.files.read_each(files, self.files.read_json) for key, one in (pin or {}).items()
+        }
+        return pins | (self.files.read_json(f"{home}.json") or {})
 
     def pin(self, name: str, commits: Mapping[str, str]) -> None:
-        """Note commits for a sweep; what was noted before stays."""
+        """Note commits for a sweep, each repository's in a file of its own; what was noted before stays."""
         known = self.pins(name)
-        if new := {key: commit for key, commit in commits.items() if key not in known}:
-            self.files.write_json(f"sweeps/{name}/pins.json", {**new, **known})
+        for key, commit in commits.items():
+            if key not in known:
+                file = sha256(key.encode()).hexdigest()[:16]
+                self.files.create(f"sweeps/{name}/pins/{file}.json", json.dumps({key: commit}).encode())
 
     def _contrasts(
         self, known: Mapping[str, Any], primary: Contrast | None, trials: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """All contrasts that a sweep was ever said to be run for, each with the number of trials that were done then."""
+        """The contrast that a sweep is run for from now on, with the number of trials that were done then; none as before."""
         said = list(known.get("primary", []))
         digest = contrast_digest(primary) if primary else None
         if digest == (said[-1]["hash"] if said else None):
-            return said
+            return []
         contrast = primary.model_dump(mode="json") if primary else None
         return [
-            *said,
-            {"hash": digest, "contrast": contrast, "at": timestamp(time.time()), "done": len(self.finished(trials))},
+            {"hash": digest, "contrast": contrast, "at": timestamp(time.time()), "done": len(self.finished(trials))}
         ]
 
 
@@ -319,7 +327,3 @@ def earlier_limit(plan: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     except BadInput:
         return {"stages": stages, "max_new_tokens": UNKNOWN_LIMIT}
     return {"stages": stages, "max_new_tokens": evaluate.get("max_new_tokens") if isinstance(evaluate, dict) else None}
-
-
-def _key(point: Mapping[str, Any]) -> str:
-    return repr(sorted((axis, repr(value)) for axis, value in point["values"].items()))

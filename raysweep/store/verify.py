@@ -76,30 +76,29 @@ class Walk:
     def _sweep(self, name: str) -> list[Damage]:
         store, path = self._store, f"sweeps/{name}"
         if not re.fullmatch(NAME_PATTERN, name) or name not in store.sweeps():
-            begins_again = any(".torn-" in one for one in store.files.names(path))  # once its file is run
+            begins_again = any(".torn-" in one for one in store.files.below(path))  # once its file is run
             return (
                 []
                 if begins_again
                 else [Damage(path, "it is no sweep: it has no plan", "remove it by hand, if nobody needs it")]
             )
         found = []
-        try:
-            store.sweep(name)
-        except NewerSchema as error:
-            found.append(Damage(path, str(error), _LATER))
-        except StoreError as error:
-            found.append(self._aside(f"{path}/plan.json", str(error), "the next run of its file begins it again"))
+        for at, error in store.submissions.problems(name).items():
+            again = "the next run of its file plans it again"
+            newer = isinstance(error, NewerSchema)
+            found.append(Damage(at, str(error), _LATER) if newer else self._aside(at, str(error), again))
         try:
             if store.files.exists(f"{path}/sweep.yaml"):
                 read_sweep_text(store.sweep_text(name), name)
         except (BadInput, StoreError) as error:
             found.append(self._aside(f"{path}/sweep.yaml", str(error), "the next run of its file writes it again"))
-        try:
-            checked(store.files.read_json(f"{path}/status.json") or {}, "status", f"{path}/status.json")
-        except NewerSchema as error:
-            found.append(Damage(f"{path}/status.json", str(error), _LATER))
-        except StoreError as error:
-            found.append(self._aside(f"{path}/status.json", str(error), "the next run writes it again"))
+        for at in store.live_files(name):
+            try:
+                checked(store.files.read_json(at) or {}, "status", at)
+            except NewerSchema as error:
+                found.append(Damage(at, str(error), _LATER))
+            except StoreError as error:
+                found.append(self._aside(at, str(error), "the next run writes it again"))
         return found
 
     def _aside(self, path: str, what: str, remedy: str) -> Damage:

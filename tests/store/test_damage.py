@@ -39,24 +39,31 @@ def is_folder(path: Path) -> None:
 
 
 DAMAGE = {
-    "plan is {}": lambda sweep, trial: is_file(sweep / "plan.json", b"{}"),
-    "plan is a list": lambda sweep, trial: is_file(sweep / "plan.json", b"[1]"),
-    "plan is binary": lambda sweep, trial: is_file(sweep / "plan.json", bytes(range(256))),
-    "plan is deep": lambda sweep, trial: is_file(sweep / "plan.json", b"[" * 100_000),
+    "plan is {}": lambda sweep, trial: is_file(sweep / "plan" / "000001.json", b"{}"),
+    "plan of earlier code is {}": lambda sweep, trial: is_file(sweep / "plan.json", b"{}"),
+    "plan of earlier code is binary": lambda sweep, trial: is_file(sweep / "plan.json", bytes(range(256))),
+    "status of earlier code is odd": lambda sweep, trial: is_file(sweep / "status.json", b'{"at": "x"}'),
+    "plan is a list": lambda sweep, trial: is_file(sweep / "plan" / "000001.json", b"[1]"),
+    "plan is binary": lambda sweep, trial: is_file(sweep / "plan" / "000001.json", bytes(range(256))),
+    "plan is deep": lambda sweep, trial: is_file(sweep / "plan" / "000001.json", b"[" * 100_000),
     "plan has odd points": lambda sweep, trial: is_file(
-        sweep / "plan.json", json.dumps({"name": "bad", "settings": "", "model": "", "points": [{"trial": 1}]}).encode()
+        sweep / "plan" / "000001.json",
+        json.dumps({"name": "bad", "settings": "", "model": "", "points": [{"trial": 1}]}).encode(),
     ),
     "plan is newer": lambda sweep, trial: is_file(
-        sweep / "plan.json", json.dumps({**json.loads((sweep / "plan.json").read_text()), "schema": 9}).encode()
+        sweep / "plan" / "000001.json",
+        json.dumps({**json.loads((sweep / "plan" / "000001.json").read_text()), "schema": 9}).encode(),
     ),
-    "a folder for a plan": lambda sweep, trial: is_folder(sweep / "plan.json"),
+    "a folder for a plan": lambda sweep, trial: is_folder(sweep / "plan" / "000001.json"),
     "sweep file is no text": lambda sweep, trial: is_file(sweep / "sweep.yaml", b"name: \xff\xfe\n"),
-    "status is odd": lambda sweep, trial: is_file(sweep / "status.json", b'{"at": "x"}'),
-    "status is binary": lambda sweep, trial: is_file(sweep / "status.json", bytes(range(256))),
-    "status cannot be read": lambda sweep, trial: is_folder(sweep / "status.json"),
-    "status is newer": lambda sweep, trial: is_file(sweep / "status.json", b'{"schema": 9, "state": "running"}'),
+    "status is odd": lambda sweep, trial: is_file(sweep / "status" / "one.json", b'{"at": "x"}'),
+    "status is binary": lambda sweep, trial: is_file(sweep / "status" / "one.json", bytes(range(256))),
+    "status cannot be read": lambda sweep, trial: is_folder(sweep / "status" / "one.json"),
+    "status is newer": lambda sweep, trial: is_file(
+        sweep / "status" / "one.json", b'{"schema": 9, "state": "running"}'
+    ),
     "status lacks what it shows": lambda sweep, trial: is_file(
-        sweep / "status.json",
+        sweep / "status" / "one.json",
         b'{"state": "running", "updated": "2999-01-01T00:00:00+00:00", "waiting": 3, "running": [7]}',
     ),
     "record is torn": lambda sweep, trial: is_file(trial / "record.json", (trial / "record.json").read_bytes()[:-40]),
@@ -146,7 +153,7 @@ def test_a_run_refuses_to_overwrite_what_a_later_raysweep_wrote(whole, tmp_path)
     root = tmp_path / "store"
     sweep = small(tmp_path, name="bad", grid={**GRID, "seed": [1]})
     for damage, path in (("record is newer", root / "trials" / trials["bad"] / "record.json"),
-                         ("plan is newer", root / "sweeps" / "bad" / "plan.json")):  # fmt: skip
+                         ("plan is newer", root / "sweeps" / "bad" / "plan" / "000001.json")):  # fmt: skip
         DAMAGE[damage](root / "sweeps" / "bad", root / "trials" / trials["bad"])
         before = path.read_bytes()
         with pytest.raises(NewerSchema, match="it has schema 9, this raysweep reads 1: use the raysweep that wrote it"):

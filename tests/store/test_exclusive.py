@@ -13,10 +13,10 @@ from threading import Thread
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-import gcsfs
 import pyarrow.fs as pafs
 import pytest
 from botocore.exceptions import ConnectionClosedError
+from gcsfs.core import GCSFileSystem
 
 from raysweep.errors import BadInput, StoreError
 from raysweep.store import exclusive
@@ -85,7 +85,7 @@ def test_of_many_threads_exactly_one_creates_each_file(place: str) -> None:
 
 def test_a_put_whose_answer_was_lost_is_the_callers_own(bucket: str) -> None:
     files = Files(bucket)
-    client = exclusive._s3_client(files._fs, _query(bucket), key="key", secret="secret", shown=files.name)
+    client = exclusive.s3_client(files._fs, bucket, shown=files.name)
     lost: list[str] = []
 
     def lose(request: Any, **_: Any) -> None:
@@ -128,10 +128,6 @@ def test_a_place_that_can_only_overwrite_is_bad_input() -> None:
         BadInput, match="store http://127.0.0.1:1/x: .* two runs could not share it; to run sweeps, give"
     ):
         Files("http://127.0.0.1:1/x").create("one", b"mine")
-
-
-def _query(url: str) -> dict[str, str]:
-    return {name: values[-1] for name, values in parse_qs(urlsplit(url).query).items()}
 
 
 # ---- Google Cloud Storage: a fake transport, no real bucket
@@ -183,7 +179,7 @@ def google() -> Iterator[Any]:
     server.shutdown()
     thread.join()
     server.server_close()
-    gcsfs.GCSFileSystem.clear_instance_cache()
+    GCSFileSystem.clear_instance_cache()
 
 
 def _of_google(google: Any) -> Files:
@@ -205,6 +201,6 @@ def test_an_object_of_google_whose_answer_was_lost_is_the_callers_own(google: An
 
 
 def test_places_that_fsspec_opens_are_asked_by_it() -> None:
-    library = gcsfs.GCSFileSystem(token="anon")
+    library = GCSFileSystem(token="anon")
     opened = pafs.PyFileSystem(pafs.FSSpecHandler(library))
     assert exclusive.creating(opened, "gcs://bucket", shown="gcs://bucket").__qualname__.startswith("by_fsspec")

@@ -118,7 +118,7 @@ def torn_trial(store, plan):
 
 
 def torn_plan(store, plan):
-    store.files.write_bytes("sweeps/small/plan.json", b"{}")
+    store.files.write_bytes("sweeps/small/plan/000001.json", b"{}")
     return "not the plan of a sweep", 0.0, lambda: store.sweeps() == []
 
 
@@ -128,8 +128,8 @@ def binary_sweep_file(store, plan):
 
 
 def torn_status(store, plan):
-    store.files.write_bytes("sweeps/small/status.json", b"\0\0")
-    return "status.json", 0.0, lambda: not store.files.exists("sweeps/small/status.json")
+    store.files.write_bytes("sweeps/small/status/one.json", b"\0\0")
+    return "one.json", 0.0, lambda: not store.files.exists("sweeps/small/status/one.json")
 
 
 DAMAGE = [weights, no_weights, curve, answers, torn_record, another_record, later_evaluation, table, no_table, torn_trial,
@@ -162,7 +162,7 @@ def test_a_table_whose_evaluations_are_gone_leaves_its_trial_undone(case, capsys
 def test_a_record_of_a_later_raysweep_is_told_and_never_touched(case, capsys):
     store, plan = case
     trial, (_, stage, _) = next(iter(plan.trials)), shared(store, plan)
-    paths = [f"{stage.path}/record.json", f"trials/{trial}/record.json", "sweeps/small/plan.json"]
+    paths = [f"{stage.path}/record.json", f"trials/{trial}/record.json", "sweeps/small/plan/000001.json"]
     for path in paths:
         store.files.write_json(path, {**store.files.read_json(path), "schema": 9})
     before = store.files.below("")
@@ -195,7 +195,7 @@ def test_damage_of_another_sweep_is_not_told(tmp_path, capsys):
     store = Store(tmp_path / "store")
     fill_whole(small(tmp_path, grid=GRID), store)
     commit(store, next(iter(small(tmp_path, grid={**GRID, "seed": [5]}).plan().stages.values())))
-    store.files.write_bytes("sweeps/other/plan.json", b"{}")
+    store.files.write_bytes("sweeps/other/plan/000001.json", b"{}")
     assert verify(store, capsys, "small") == (0, [])
     assert verify(store, capsys)[0] == 1
 
