@@ -338,7 +338,7 @@ class _Trial:
         data = self._inputs.stage(job.chain, index)
         asked = prepared(lacking, self._inputs)
         began = time.time()
-        token = self._held_leases.tokens[node.id]  # the fencing token: commit_stage takes it too
+        token = self._held_leases.tokens[node.id]
         with in_flight(self._store, node, self._ranks, token=token) as checkpoints:
             engine, outcome = self._trained(start, index, data, before, checkpoints)
             engine.release()
@@ -437,7 +437,14 @@ class _Trial:
                 engine=engine.facts(),
                 began=began,
             )
-            return self._store.commit_stage(node, folder, record, curve=outcome.curve, evaluations=list(made.values()))
+            return self._store.commit_stage(
+                node,
+                folder,
+                record,
+                curve=outcome.curve,
+                evaluations=list(made.values()),
+                token=self._held_leases.tokens[node.id],
+            )
 
         with self._store.aside() as folder:
             if not self._is_last(index) or node.id in self._job.kept:

@@ -125,6 +125,7 @@ def test_damage_harms_its_own_sweep_alone(whole, damage, tmp_path, capsys, monke
         "a file among stages",
         "a file among trials",
         "status is odd",
+        "status of earlier code is odd",
         "status lacks what it shows",
         "record is null",
     )
