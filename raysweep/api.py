@@ -142,6 +142,7 @@ class LoadedSweep:
         store.pin(self.name, sources.pins)
         pins = store.pins(self.name)
         done = _complete(store.finished(wanted), plan, [self], store, Answered(store))
+        store.refuse_newer(wanted)
         return plan, {trial: self._job(plan, trial, store, data, pins) for trial in wanted if trial not in done}
 
     def trial_id(self, plan: Plan, point: Mapping[str, Any]) -> str:

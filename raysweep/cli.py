@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from raysweep.commands import data, doctor, jobs, plan, report, results, run
+from raysweep.commands import data, doctor, jobs, plan, report, results, run, verify
 from raysweep.commands.arguments import BAD_INPUT, DONE, FAILED, INTERRUPTED
 from raysweep.errors import BadData, BadInput, RaysweepError
 
@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     commands = whole.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for group in (plan, run, jobs, results, report, data, doctor):
+    for group in (plan, run, jobs, results, report, data, verify, doctor):
         group.declare(commands)
     return whole
 

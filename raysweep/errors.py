@@ -5,12 +5,13 @@ RaysweepError
 │   └── SourceMissing   a set, a model or a word list that is neither here nor to be fetched
 ├── BadData             a malformed row of a data file: file, row, reason; exit code 2
 ├── StoreError          the store holds something else than it should, or cannot be written
+│   └── NewerSchema     a record that a later raysweep wrote
 └── TrialFailed         a trial cannot be done: too few examples, out of memory, a stage that failed
 """
 
 from __future__ import annotations
 
-__all__ = ["BadData", "BadInput", "RaysweepError", "SourceMissing", "StoreError", "TrialFailed"]
+__all__ = ["BadData", "BadInput", "NewerSchema", "RaysweepError", "SourceMissing", "StoreError", "TrialFailed"]
 
 
 class RaysweepError(Exception):
@@ -31,6 +32,10 @@ class BadData(RaysweepError):
 
 class StoreError(RaysweepError):
     """The store disagrees with itself or with what was asked of it."""
+
+
+class NewerSchema(StoreError):
+    """A record of a schema that this raysweep does not read. It is left as it is."""
 
 
 class TrialFailed(RaysweepError):

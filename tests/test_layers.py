@@ -24,10 +24,8 @@ PROTECTED = [one for one in CONTRACTS if one["type"] == "protected"]
 SMALL = 60  # lines below which a module with one importer belongs into that importer, unless it is a seam
 SEAMS = {
     "raysweep.cluster.metrics": "what Ray's metrics show",
-    "raysweep.cluster.scheduler": "what Tune runs a sweep with",
     "raysweep.commands.doctor": "a command",
     "raysweep.data.texts": "a mixer's corpus",
-    "raysweep.store.checksums": "what a committed file is compared with",
 }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
@@ -26,9 +27,10 @@ class JobHandoff:
         self._run = run
         self._jobs = jobs
 
-    def out(self, trial: str) -> None:
-        """Put a trial's job where its process finds it; there it is for every attempt."""
-        _internal_kv_put(_key(self._run, trial), pickle.dumps(self._jobs[trial]), namespace=NAMESPACE)
+    def out(self, trial: str, tokens: Mapping[str, int]) -> None:
+        """Put a trial's job where its process finds it, with the tokens of its stages; there it is for every attempt."""
+        job = replace(self._jobs[trial], tokens=dict(tokens))
+        _internal_kv_put(_key(self._run, trial), pickle.dumps(job), namespace=NAMESPACE)
 
     def over(self, trial: str) -> None:
         """The trial is at its end."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from ray import tune
 from ray.tune.search import Searcher
 from ray.tune.search.variant_generator import generate_variants
 
-from raysweep.cluster.claims import Claims
-from raysweep.cluster.fair_share import Wish
+from raysweep.cluster.turns import Turns
 from raysweep.plan.schedule import Schedule
 from raysweep.store.eviction import Eviction
+from raysweep.store.leases import Acquired, Leases
 
 __all__ = ["COMMITTED", "StageSearcher", "expand", "param_space", "point_key"]
 
@@ -50,10 +49,11 @@ def point_key(point: Mapping[str, Any]) -> str:
 class StageSearcher(Searcher):
     """Hands out each wanted trial once, siblings of a missing stage the moment it is committed.
 
-    `wanted` maps a point's key to its trial. `on_out` hears of a trial just before it is handed out, `on_drop` of those that
-    are dropped because a stage they need cannot be trained. `eviction` keeps the store within its bounds. `claims` keep other
-    sweeps of this cluster from training a stage at the same time; with a `wish`, what one trial takes and the cluster has,
-    sweeps take turns.
+    `wanted` maps a point's key to its trial. `on_out` hears of a trial just before it is handed out, with the tokens of the
+    `leases` that it trains under; `on_drop` of those that are dropped because a stage they need cannot be trained.
+    `elsewhere` says of a trial whose stages other runs have trained whether they have done all of it: then it is not handed
+    out, and `on_done` hears of it. `eviction` keeps the store within its bounds. With `turns`, sweeps of higher priority go
+    first: one that waits for them ends its search once nothing of it runs, and `waits` is true.
     """
 
     def __init__(
@@ -63,10 +63,12 @@ class StageSearcher(Searcher):
         *,
         give_up_after: int,
         on_drop: Callable[[str, str], None],
-        on_out: Callable[[str], None] = lambda trial: None,
+        on_out: Callable[[str, Mapping[str, int]], None] = lambda trial, tokens: None,
+        on_done: Callable[[str], None] = lambda trial: None,
+        elsewhere: Callable[[str], bool] = lambda trial: False,
         eviction: Eviction | None = None,
-        claims: Claims | None = None,
-        wish: Wish | None = None,
+        leases: Leases | None = None,
+        turns: Turns | None = None,
     ) -> None:
         super().__init__()
         self._wanted = dict(wanted)
@@ -74,14 +76,17 @@ class StageSearcher(Searcher):
         self._give_up_after = give_up_after
         self._on_drop = on_drop
         self._on_out = on_out
+        self._on_done = on_done
+        self._elsewhere = elsewhere
         self._eviction = eviction
-        self._claims = claims
-        self._wish = wish
-        self._told: Wish | None = None
-        self.behind: tuple[str, ...] = ()  # the sweeps for which this one waits
+        self._leases = leases
+        self._turns = turns
+        self._others_trained = False
         self._at_work: set[str] = set()  # Tune's ids of trials that have said something
         self._points: dict[str, dict[str, Any]] = {}
         self._trials: dict[str, str] = {}  # Tune's id of a trial → ours
+        self._last: dict[str, str] = {}  # a trial that is out → the last stage that it holds
+        self.waits = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Tune pickles its searcher for a restore, which we never do: the store knows what is done."""
@@ -97,57 +102,56 @@ class StageSearcher(Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """A configuration, None (all that are left wait for a stage), or FINISHED."""
-        if self._schedule.left == 0:
-            self._tell()
+        if self._leases is not None:
+            self._hear(self._leases)
+        trial, tokens = self._next()
+        if trial is None and (self._schedule.left == 0 or self.waits):
             return Searcher.FINISHED
-        trial = self._next()
         if trial is None:
             return None
         self._trials[trial_id] = trial
-        self._on_out(trial)
+        self._on_out(trial, tokens)
         return {**self._points[trial], "trial": trial}
 
-    def _next(self) -> str | None:
-        """What the schedule gives, unless another sweep is at work on one of its stages."""
-        if self._claims is None:
-            return self._scheduled()
-        self._hear(self._claims)
-        if not self._has_turn(self._claims):
-            return None
+    def _next(self) -> tuple[str | None, Mapping[str, int]]:
+        """What the schedule gives, unless another run is at work on one of its stages, or goes first."""
+        if self._schedule.left and self._is_behind():
+            self.waits = not self._trials
+            return None, {}
         while (trial := self._scheduled()) is not None:
-            claimed = self._claims.claim(self._schedule.path(trial))
-            for stage in claimed.there:
+            path = self._schedule.path(trial)
+            answer = self._leases.acquire(path) if self._leases is not None else Acquired({})
+            for stage in answer.there:
                 self._schedule.committed(stage)
-            if claimed.blocked is None:
-                return trial
-            stage, holder = claimed.blocked
-            self._schedule.put_back(trial, stage=stage, holder=holder)
-        return None
+            self._others_trained |= bool(answer.there)
+            if answer.blocked is not None:
+                self._schedule.put_back(trial, stage=answer.blocked.stage, holder=answer.blocked.holder)
+            elif answer.tokens or not self._is_done_elsewhere(trial):
+                self._last[trial] = path[-1] if path else ""
+                return trial, answer.tokens
+        return None, {}
 
-    def _has_turn(self, claims: Claims) -> bool:
-        wish = self._wished()
-        if wish is None:
-            return True
-        self._told = None  # what is known of this sweep changes with the answer
-        self.behind = claims.turn(wish)
-        return not self.behind
+    def _is_done_elsewhere(self, trial: str) -> bool:
+        if not (self._others_trained and self._elsewhere(trial)):
+            return False
+        self._schedule.finished(trial)
+        self._on_done(trial)
+        self._free([trial])
+        return True
+
+    def _is_behind(self) -> bool:
+        self._tell()
+        return self._turns is not None and bool(self._turns.look())
 
     def _tell(self) -> None:
-        """Say what this sweep has and wants, where that has changed since it was last said."""
-        if self._claims is None or (wish := self._wished()) in (None, self._told):
-            return
-        self._told = wish
-        self._claims.wishes(wish)
+        if self._turns is not None:
+            waiting = self._schedule.startable(most=self._turns.most)
+            self._turns.has(running=len(self._trials), started=len(self._at_work), waiting=waiting)
 
-    def _wished(self) -> Wish | None:
-        if self._wish is None:
-            return None
-        waiting = self._schedule.startable(most=self._wish.most)
-        return replace(self._wish, running=len(self._trials), started=len(self._at_work), waiting=waiting)
-
-    def _hear(self, claims: Claims) -> None:
-        for news in claims.news():
+    def _hear(self, leases: Leases) -> None:
+        for news in leases.news():
             if news.committed:
+                self._others_trained = True
                 self._schedule.committed(news.stage)
             else:
                 self._schedule.freed(news.stage)
@@ -165,8 +169,8 @@ class StageSearcher(Searcher):
             self._tell()
         if stage := result.get(COMMITTED):
             self._schedule.committed(stage)
-            if self._claims is not None:
-                self._claims.committed(stage)
+            if self._leases is not None and stage != self._last.get(self._trials[trial_id]):
+                self._leases.release([stage], committed=True)  # its last one when all of the trial is written
             if self._eviction is not None:
                 self._eviction.committed(stage)
 
@@ -178,10 +182,10 @@ class StageSearcher(Searcher):
         """
         trial = self._trials.pop(trial_id)
         self._at_work.discard(trial_id)
-        self.behind = ()  # until it is asked again: its process may go on with the next trial
         status = (result or {}).get("status")
-        if self._claims is not None:
-            self._settle(self._claims, self._schedule.path(trial), done=status == "done")
+        if self._leases is not None:
+            held = {*self._schedule.path(trial), self._last[trial]}
+            self._leases.release(sorted(held), committed=status == "done")
         if error or status == "failed":
             final = not error and result.get("final", True)
             give_up_after = 1 if final else self._give_up_after
@@ -195,14 +199,6 @@ class StageSearcher(Searcher):
             self._schedule.ended(trial)
         self._free([trial])
         self._tell()
-
-    def _settle(self, claims: Claims, stages: tuple[str, ...], *, done: bool) -> None:
-        """Whose commits were not heard of are there all the same when their trial is done; else they are given back."""
-        if not done:
-            claims.release(stages)
-            return
-        for stage in stages:
-            claims.committed(stage)
 
     def _free(self, trials: Iterable[str]) -> None:
         for trial in trials if self._eviction is not None else ():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,12 +29,11 @@ from raysweep.cluster.capacity import (
     nodes_of_cluster,
     worker_resources,
 )
-from raysweep.cluster.claims import Claims
 from raysweep.cluster.heartbeat import Heartbeat, room
 from raysweep.cluster.job_handoff import JobHandoff
-from raysweep.cluster.scheduler import FairShareScheduler, wish_of
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import run_in_group, run_warm
+from raysweep.cluster.turns import Turns
 from raysweep.errors import RaysweepError
 from raysweep.forecast.cost import costs_of
 from raysweep.plan.naming import trial_name
@@ -40,12 +41,15 @@ from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import Schedule, settled
 from raysweep.store.answered import Answered
 from raysweep.store.eviction import Eviction
+from raysweep.store.leases import Leases, beating
 from raysweep.store.prune import needed
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Runtime, size_in_bytes
 from raysweep.trial.execute import Job
 
 __all__ = ["SweepOutcome", "run_trials"]
+
+THROUGH, CUT, WAITS = "through", "cut", "waits"  # how Tune ended
 
 _log = logging.getLogger(__name__)
 
@@ -71,18 +75,22 @@ def run_trials(
     """Run these jobs on the Ray that is connected; Ctrl-C stops them, and what is finished stays.
 
     `jobs` are the trials of `plan` that are missing. Trials that wait for a shared stage start when it is committed.
-    `keep` is the sweep's. `with_others`: other sweeps may run on this cluster; stages in flight are shared with them.
+    `keep` is the sweep's. `with_others`: other sweeps may run on this cluster; those of higher priority go first.
     """
     run, left = uuid.uuid4().hex, dict(jobs)
     done: list[str] = []
     failed: dict[str, str] = {}
-    for _ in range(next(iter(jobs.values())).runtime.max_preemptions + 1):
-        outcome, cut = _run(axes, plan, left, store, run=run, keep=keep, with_others=with_others)
+    cuts = 0
+    while cuts <= next(iter(jobs.values())).runtime.max_preemptions:
+        outcome, ended = _run(axes, plan, left, store, run=run, keep=keep, with_others=with_others)
         done += outcome.done
         failed |= outcome.failed
         left = {trial: job for trial, job in left.items() if trial not in done and trial not in failed}
-        if not cut or not left:
+        if ended == THROUGH or not left:
             return SweepOutcome(tuple(done), failed, outcome.stopped)
+        if ended == WAITS:
+            continue
+        cuts += 1
         _log.warning("a node ran out of memory, Ray killed a worker there, and Tune ended with it; the rest goes on")
     raise RaysweepError(
         "Ray killed workers for memory again and again; run fewer trials at once (runtime.max_trials), lower "
@@ -99,15 +107,14 @@ def _run(
     run: str,
     keep: str,
     with_others: bool,
-) -> tuple[SweepOutcome, bool]:
-    """Run these jobs, and whether Tune ended before it was through with them, so that they must be run on."""
-    nodes = _nodes(store, jobs)
+) -> tuple[SweepOutcome, str]:
+    """Run these jobs, and how Tune ended: through with them, cut, or as this sweep waits for its turn."""
+    nodes = _nodes(store, jobs, run=run)
     runtime = fitted(next(iter(jobs.values())).runtime, nodes)
     jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
-    claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
-    records = store.stage_records()  # after the claims: what is committed from now on is heard of
+    records = store.stage_records()
     costs = costs_of(plan, records.values(), runtime=runtime)
     schedule = Schedule(
         chains,
@@ -119,37 +126,77 @@ def _run(
     names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
     board = Board(len(jobs), names=names, waiting=schedule.waiting)
     handoff = JobHandoff(run, jobs)
-    watch = _Watch(store, jobs, board, _heartbeat(store, board, jobs, nodes, behind=lambda: searcher.behind), handoff)
-    wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
-    searcher = StageSearcher(
-        wanted,
-        schedule,
-        give_up_after=runtime.max_failures + 1,
-        on_drop=watch.dropped,
-        on_out=handoff.out,
-        eviction=_eviction(store, chains, jobs, keep=keep),
-        claims=claims,
-        wish=wish_of(runtime, nodes, most=slots),
-    )
-    storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
-    trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
-    cut = False
+    sweep = next(iter(jobs.values())).sweep
+
+    def there(stage: str) -> bool:
+        found = store.stage(plan.stages[stage])
+        return found is not None and found.has_weights
+
+    def elsewhere(trial: str) -> bool:
+        return _is_done(store, jobs[trial], but_by=run)
+
+    with contextlib.ExitStack() as stack:
+        leases = Leases(
+            store.files, holder=f"{sweep} (run {run[:6]})", there=there, says=lambda: turns.says() if turns else {}
+        )
+        turns = Turns.of(sweep, runtime, most=slots, others=leases.others) if with_others else None
+        heartbeat = _heartbeat(store, board, jobs, nodes, behind=lambda: turns.behind if turns else ())
+        watch = _Watch(store, jobs, board, heartbeat, handoff)
+        wanted = {point_key(point.values): point.trial for point in reversed(plan.points) if point.trial in jobs}
+        searcher = StageSearcher(
+            wanted,
+            schedule,
+            give_up_after=runtime.max_failures + 1,
+            on_drop=watch.dropped,
+            on_out=handoff.out,
+            on_done=watch.done_elsewhere,
+            elsewhere=elsewhere,
+            eviction=_eviction(store, chains, jobs, keep=keep),
+            leases=leases,
+            turns=turns,
+        )
+        stack.enter_context(beating(leases))
+        storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
+        trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
+        cut = False
+        try:
+            with watch.board:
+                if _has_turn(turns, heartbeat):
+                    address = store.files.address(trains)
+                    _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, address).fit()
+        except RuntimeError as error:
+            cut = isinstance(
+                error.__cause__, OutOfMemoryError
+            )  # Tune takes a worker killed for memory for a bug of its own
+            if not cut:
+                raise
+        finally:
+            handoff.close()
+            shutil.rmtree(storage, ignore_errors=True)
+            store.files.remove(trains)
+        return watch.close(goes_on=cut or searcher.waits), CUT if cut else WAITS if searcher.waits else THROUGH
+
+
+def _has_turn(turns: Turns | None, heartbeat: Heartbeat) -> bool:
+    """Wait until no sweep of higher priority wants room; False where the user ends the wait."""
     try:
-        with watch.board:
-            _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, store.files.address(trains)).fit()
-    except RuntimeError as error:
-        cut = isinstance(
-            error.__cause__, OutOfMemoryError
-        )  # Tune takes a worker killed for memory for a bug of its own
-        if not cut:
-            raise
-    finally:
-        handoff.close()
-        shutil.rmtree(storage, ignore_errors=True)
-        store.files.remove(trains)
-        if claims is not None:
-            claims.close()
-    return watch.close(goes_on=cut), cut
+        while turns is not None and turns.look():
+            heartbeat.beat()
+            time.sleep(1.0)
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def _is_done(store: Store, job: Job, *, but_by: str) -> bool:
+    """Whether another run has done a trial, with all that this one asks for."""
+    record = store.trial(job.trial) or {}
+    if record.get("status") != "done" or record.get("run") == but_by:
+        return False
+    last = job.chain[-1]
+    stage = store.stage(last)
+    kept = last.id not in job.kept or (stage is not None and stage.has_weights)
+    return kept and Answered(store).completes(record, job.evaluations)
 
 
 def _tuner(
@@ -166,7 +213,6 @@ def _tuner(
         param_space=param_space(axes),
         tune_config=TuneConfig(
             search_alg=searcher,
-            scheduler=FairShareScheduler(lambda: searcher.behind),
             num_samples=-1,
             reuse_actors=not job.runtime.isolate,
             max_concurrent_trials=slots,
@@ -249,6 +295,12 @@ class _Watch(Callback):
         )
         self.board.ended(trial, error=self._failed[trial])
 
+    def done_elsewhere(self, trial: str) -> None:
+        """Another run has done a trial meanwhile."""
+        self._open.pop(trial, None)
+        self._done.append(trial)
+        self.board.ended(trial, error=None)
+
     def close(self, *, goes_on: bool) -> SweepOutcome:
         """The outcome; trials that were interrupted are recorded as stopped, unless the run `goes_on`: then they were lost."""
         for name in () if goes_on else self._started.intersection(self._open):
@@ -283,12 +335,12 @@ class _Watch(Callback):
         )
 
 
-def _nodes(store: Store, jobs: Mapping[str, Job]) -> list[NodeKind]:
+def _nodes(store: Store, jobs: Mapping[str, Job], *, run: str) -> list[NodeKind]:
     """The nodes there are or may be; while machines are waited for, the sweep's status says so."""
     machines: list[str] = []
     sweep = next(iter(jobs.values())).sweep
     heartbeat = Heartbeat(
-        partial(store.write_live, sweep), lambda: {"waiting": len(jobs), "waiting_for_machines": machines}
+        partial(store.write_live, sweep, run=run), lambda: {"waiting": len(jobs), "waiting_for_machines": machines}
     )
 
     def waiting(coming: list[str]) -> None:
@@ -311,7 +363,7 @@ def _heartbeat(
     def look() -> dict[str, Any]:
         return {**board.snapshot(), "room": room(job.runtime, nodes), "behind": list(behind())}
 
-    return Heartbeat(partial(store.write_live, job.sweep), look)
+    return Heartbeat(partial(store.write_live, job.sweep, run=job.run), look)
 
 
 def _settled(jobs: Mapping[str, Job], records: Mapping[str, Mapping[str, Any]], answered: Answered) -> set[str]:

@@ -23,7 +23,7 @@ from raysweep.commands.arguments import (
     takes_set,
     takes_store,
 )
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, StoreError
 
 if TYPE_CHECKING:
     from raysweep.api import LoadedSweep
@@ -198,18 +198,24 @@ def _stop(options: argparse.Namespace) -> int:
 
 def _look(options: argparse.Namespace) -> list[dict[str, Any]]:
     from raysweep.api import sources, store_url
-    from raysweep.report.status import status_of, submitted
+    from raysweep.report.status import damaged, status_of, submitted
     from raysweep.store.store import Store
 
     store = Store(store_url(options.store))
     jobs = _latest_jobs(options) if options.address else {}
     known = store.sweeps()
-    found = [
-        submitted(name, store)
-        if name in jobs and name not in known
-        else status_of(sources(name, store, data=options.data), store)
-        for name in (known if options.name is None else [options.name])
-    ]
+
+    def look(name: str) -> dict[str, Any]:
+        if name in jobs and name not in known:
+            return submitted(name, store)
+        try:
+            return status_of(sources(name, store, data=options.data), store)
+        except StoreError as error:
+            if options.name is not None:
+                raise
+            return damaged(name, store, str(error))
+
+    found = [look(name) for name in (known if options.name is None else [options.name])]
     return [{**status, "job": jobs.get(status["sweep"], status["job"])} for status in found]
 
 

@@ -100,6 +100,9 @@ def _estimated(found: Mapping[str, Any]) -> list[str]:
         *lines,
         f"  {on:<17} {_clock(told['makespan_hours'])} with {told['trials_at_once']:,} trials "
         f"at once ({idle}); no order could take less than {_clock(told['lower_bound_hours'])}",
+        f"  in a bucket       {told['store_writes']:,} writes and {told['store_reads']:,} reads, "
+        f"{told['store_writes_per_second'] or 0:.2g} and {told['store_reads_per_second'] or 0:.2g} a second, "
+        "beside the parts of weights and checkpoints",
     ]
 
 

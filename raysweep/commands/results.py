@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from raysweep.commands.arguments import DONE, add, takes_data, takes_json, takes_store
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, StoreError
 
 __all__ = ["LAYOUTS", "declare", "opened", "takes_names", "takes_where"]
 
@@ -74,13 +74,20 @@ def _list(options: argparse.Namespace) -> int:
 
     rows = []
     for name in Store(store_url(options.store)).sweeps():
-        counts = trials(name, store=options.store).drop_duplicates("trial")["status"].value_counts()
+        try:
+            counts = trials(name, store=options.store).drop_duplicates("trial")["status"].value_counts()
+        except StoreError as error:  # the other sweeps are none the worse for it
+            rows.append({"sweep": name, "trials": None, "damaged": str(error)})
+            continue
         rows.append(
             {"sweep": name, "trials": int(counts.sum()), **{status: int(n) for status, n in counts.items() if n}}
         )
     if options.json:
         print(json.dumps(rows, indent=1))
     for row in rows if not options.json else []:
+        if "damaged" in row:
+            print(f"{row['sweep']:<24} damaged: {row['damaged']}")
+            continue
         rest = ", ".join(f"{count} {status}" for status, count in row.items() if status not in ("sweep", "trials"))
         print(f"{row['sweep']:<24} {row['trials']:>6} trials: {rest}")
     return DONE

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import Costs, costs_of, weights_of
+from raysweep.forecast.requests import idle, of_plan
 from raysweep.forecast.roofline import CPU, GPU, Machine
 from raysweep.forecast.simulate import Simulation, lower_bound, simulate
 from raysweep.forecast.tokens import guesses
@@ -29,7 +30,8 @@ class Estimate:
     told (`basis`); sets and mixers whose lengths are guesses, as far as hours rest on them (`guessed`); bytes of weights
     kept and of checkpoints in flight at most; bytes that stay in the memory of each worker's device (`memory_worker`,
     activations come on top) and of its machine (`memory_host`); and, for `workers`, the wall time in hours, the least that
-    any order could take, and the share of the slots' time that stays idle."""
+    any order could take, and the share of the slots' time that stays idle. In a bucket the rest is so many `store_writes` and
+    `store_reads`, beside the parts of weights and checkpoints, and for `workers` so many a second, signs of life included."""
 
     gpu_hours: float
     gpu_hours_unshared: float
@@ -45,6 +47,10 @@ class Estimate:
     makespan_hours: float | None = None
     lower_bound_hours: float | None = None
     idle_share: float | None = None
+    store_writes: int = 0
+    store_reads: int = 0
+    store_writes_per_second: float | None = None
+    store_reads_per_second: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields, rounded to what they are worth."""
@@ -78,6 +84,13 @@ def estimate(
     kept = _kept(plan, missing, held, keep, run)
     weights = max(weights_of(trial.spec.model.name) or 0 for trial in plan.trials.values())
     memory = [_need(node.stage.training, weights, runtime) for node in plan.stages.values()]
+    asked = of_plan(
+        trials=len(chains),
+        stages=len(missing),
+        with_weights=len(missing & plan.started_from),
+        evaluations=len({one.id for name in chains for one in plan.evaluations(name)}),
+    )
+    rate = asked.times(1 / run.told.makespan) + idle() if run and run.told.makespan else None
     guessed = guesses(plan.stages[name].stage for name in costs.estimated & missing)
     return Estimate(
         gpu_hours=_hours(costs, missing),
@@ -94,6 +107,10 @@ def estimate(
         makespan_hours=run.told.makespan / 3600 if run else None,
         lower_bound_hours=run.bound / 3600 if run else None,
         idle_share=run.told.idle if run else None,
+        store_writes=round(asked.writes),
+        store_reads=round(asked.reads),
+        store_writes_per_second=rate.writes if rate else None,
+        store_reads_per_second=rate.reads if rate else None,
     )
 
 

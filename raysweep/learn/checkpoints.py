@@ -28,7 +28,7 @@ import torch
 from raysweep.learn import snapshot
 from raysweep.learn.engine import Engine
 
-__all__ = ["RECORD", "State", "Snapshot", "limit_tokens", "resume", "take", "token_limit"]
+__all__ = ["LIMIT", "RECORD", "State", "Snapshot", "limit_tokens", "resume", "take", "token_limit"]
 
 log = logging.getLogger(__name__)
 

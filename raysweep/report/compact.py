@@ -24,7 +24,7 @@ from raysweep.store.store import SCHEMA, Store
 
 __all__ = ["known_records", "sweep_table"]
 
-FORMAT = 4  # raised when what stands in the file changes its meaning
+FORMAT = 5  # raised when what stands in the file changes its meaning
 _KEY = b"raysweep"
 _SETTLED = 2_000_000_000  # ns
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 from raysweep.plan.plan import Plan
 from raysweep.report.compact import join, known_records, sweep_table
 from raysweep.report.points import Points, points_of_plan
-from raysweep.report.reading import WRITTEN, read_records
+from raysweep.report.reading import NAMED, WRITTEN, read_records
 from raysweep.report.where import choose
 from raysweep.store.store import Store
 
@@ -80,7 +80,7 @@ def _typed(parts: Sequence[tuple[Points, pa.Table]]) -> pd.DataFrame:
 def _frame(points: Points, records: pa.Table) -> pd.DataFrame:
     whole = join(points, records)
     own = whole.select(["trial", *points.axes]).to_pandas()
-    rest = [name for name in whole.column_names if name not in own.columns and name not in WRITTEN]
+    rest = [name for name in whole.column_names if name not in own.columns and name not in (*WRITTEN, *NAMED)]
     frame = pd.concat([own, whole.select(rest).to_pandas(types_mapper=_NULLABLE.get)], axis=1)
     frame = frame.drop_duplicates(["trial", *points.axes], ignore_index=True)
     frame.insert(0, "sweep", points.sweep)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -31,6 +32,8 @@ __all__ = [
     "stages_of",
     "transfer_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 _TRANSFER = ("forgetting", "backward_transfer", "retention_ratio", "average_accuracy")
 _READERS = 8  # threads; a bucket answers slowly, a disk does not mind
@@ -244,12 +247,12 @@ def _curves(store: Store, trials: pd.DataFrame, chains: Mapping[str, tuple[str, 
 
 
 def _table(read: Callable[[str, str], pa.Table | None], of: str, name: str) -> pa.Table | None:
+    """A table of a trial or a stage; None where it cannot be used, which is said: it harms no other."""
     try:
         return read(of, name)
-    except pa.ArrowException as problem:
-        raise StoreError(
-            f"{name}.parquet of {of} cannot be read ({problem}); remove that folder from the store and run again"
-        ) from None
+    except StoreError as problem:
+        _log.warning("%s", problem)
+        return None
 
 
 def _distinct(trials: Iterable[str], chains: Mapping[str, tuple[str, ...]]) -> list[str]:

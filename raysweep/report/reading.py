@@ -1,7 +1,8 @@
 """Records of trials as columns; what cannot be read is a row that says so, never a row that is missing.
 
 A record is read again only when its time or size has changed since it was last read; one written within two seconds
-of being read counts as changed next time, since two writes may share a time stamp.
+of being read counts as changed next time, since two writes may share a time stamp. A trial that says `done` is looked at
+again each time: where a table that its record names is missing or was altered, its row says so.
 """
 
 from __future__ import annotations
@@ -17,19 +18,25 @@ from typing import Any
 
 import pyarrow as pa
 
-from raysweep.store.store import SCHEMA, Store
+from raysweep.errors import StoreError
+from raysweep.store.files import read_record
+from raysweep.store.schema import refused
+from raysweep.store.store import Store
+from raysweep.store.tables import TABLES, lost_tables, stamps_of
 
-__all__ = ["NEVER", "UNREADABLE", "WRITTEN", "read_records"]
+__all__ = ["NAMED", "NEVER", "UNREADABLE", "WRITTEN", "read_records"]
 
 UNREADABLE = "unreadable"
 WRITTEN = ("_written", "_bytes")  # the stamp that a row was read under
+NAMED = ("_folder", "_evals", "_predictions")  # the tables that its record names: their folder, and the bytes of each
 NEVER = 0  # a stamp that no file has
 _SETTLED = 2_000_000_000  # ns
 _AT_ONCE = 16
 _TIME = pa.timestamp("us", tz="UTC")
 _KNOWN = {"trial": pa.string(), "status": pa.string(), "error": pa.string(), "commit": pa.string(), "machine": pa.string(),
           "attempts": pa.int64(), "preemptions": pa.int64(), "started": _TIME, "finished": _TIME,
-          WRITTEN[0]: pa.int64(), WRITTEN[1]: pa.int64()}  # fmt: skip
+          WRITTEN[0]: pa.int64(), WRITTEN[1]: pa.int64(),
+          NAMED[0]: pa.string(), NAMED[1]: pa.int64(), NAMED[2]: pa.int64()}  # fmt: skip
 _BY_PREFIX = {"stopped_by_": pa.string(), "memorized_": pa.bool_(), "reused_": pa.bool_(), "steps_": pa.int64(),
               "tokens_": pa.int64(), "accuracy_": pa.float64(), "retention": pa.float64(), "forgetting": pa.float64(),
               "familiar_": pa.float64(), "asked_": pa.float64(), "loss_": pa.float64(), "epochs_": pa.float64(),
@@ -48,12 +55,13 @@ def read_records(store: Store, trials: Sequence[str], known: pa.Table | None) ->
     stamps = store.trial_stamps(wanted)
     place = {trial: row for row, trial in enumerate(known["trial"].to_pylist())} if known is not None else {}
     written = list(zip(*(known[name].to_pylist() for name in WRITTEN), strict=True)) if known is not None else []
+    doubtful = _doubtful(store, known)
     kept: list[int] = []
     changed: list[tuple[str, tuple[int, int] | None]] = []
     began = time.time_ns()
     for trial, stamp in zip(wanted, stamps, strict=True):
         row = place.get(trial)
-        if row is not None and stamp is not None and written[row] == stamp:
+        if row is not None and stamp is not None and written[row] == stamp and trial not in doubtful:
             kept.append(row)
         elif stamp is not None or store.files.local is None:
             changed.append((trial, stamp))
@@ -64,6 +72,22 @@ def read_records(store: Store, trials: Sequence[str], known: pa.Table | None) ->
     same = known if len(kept) == len(place) else known.take(pa.array(kept, pa.int64()))
     whole = _joined(same, _table(rows)) if rows else same
     return _told(whole) if whole is not None else read_records(store, wanted, None)[0], count
+
+
+def _doubtful(store: Store, known: pa.Table | None) -> set[str]:
+    """The trials among known rows whose tables are not as their records left them, by a look at the files alone."""
+    if known is None or NAMED[0] not in known.column_names:
+        return set()
+    rows = [row for row in known.select(["trial", WRITTEN[0], *NAMED]).to_pylist() if row[NAMED[0]]]
+    paths = [f"trials/{row['trial']}/{row[NAMED[0]]}/{name[1:]}.parquet" for row in rows for name in NAMED[1:]]
+    stamps = iter(stamps_of(store.files, paths).values())
+    found = set()
+    for row in rows:
+        for name in NAMED[1:]:
+            stamp = next(stamps)
+            if stamp is None or stamp[1] != row[name] or stamp[0] > row[WRITTEN[0]]:
+                found.add(row["trial"])
+    return found
 
 
 def _read_all(store: Store, changed: Sequence[tuple[str, tuple[int, int] | None]], began: int) -> list[dict[str, Any]]:
@@ -77,19 +101,41 @@ def _read_all(store: Store, changed: Sequence[tuple[str, tuple[int, int] | None]
 
 
 def _read(store: Store, trial: str, stamp: tuple[int, int] | None, began: int) -> dict[str, Any] | None:
-    content = store.trial_bytes(trial)
+    try:
+        content = store.trial_bytes(trial)
+    except StoreError as problem:
+        _log.warning("%s", problem)
+        return {"trial": trial, "status": UNREADABLE, "error": str(problem), **dict.fromkeys(WRITTEN, NEVER)}
     if content is None:
         return None
+    row = _with_its_tables(store, trial, content, _row(trial, content))
     settled = stamp is not None and stamp[0] < began - _SETTLED
     written, size = stamp if settled else (NEVER, NEVER)
-    return {"trial": trial, **_row(trial, content), WRITTEN[0]: written, WRITTEN[1]: size}
+    return {"trial": trial, WRITTEN[0]: written, WRITTEN[1]: size, **row}
+
+
+def _with_its_tables(store: Store, trial: str, content: bytes, row: dict[str, Any]) -> dict[str, Any]:
+    """A row that says done with the tables that its record names, or the row that says which one is lost."""
+    record = read_record(content) if row["status"] == "done" else None
+    if not record or not record.get("tables"):  # earlier code named none
+        return row
+    try:
+        problem = lost_tables(store.files, {trial: record}).get(trial)
+        named = (record["tables"]["folder"], *(record["tables"]["bytes"][f"{name}.parquet"] for name in TABLES))
+    except (KeyError, TypeError, AttributeError):
+        problem = f"trials/{trial}/record.json names no tables"
+    if problem is None:
+        return row | dict(zip(NAMED, named, strict=True))
+    _log.warning("trial %s is not done: %s; run the sweep again, or `raysweep verify --repair`", trial, problem)
+    error = f"{problem}; run again: it is put together from what is stored"
+    return {"status": UNREADABLE, "error": error, **dict.fromkeys(WRITTEN, NEVER)}
 
 
 def _row(trial: str, content: bytes) -> dict[str, Any]:
     try:
         record = json.loads(content)
         return _fields(trial, record)
-    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as problem:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as problem:
         reason = problem.args[0] if isinstance(problem, _Unfit) else "it is torn or not a record"
         _log.warning("trials/%s/record.json cannot be used: %s", trial, reason)
         return {"status": UNREADABLE, "error": f"trials/{trial}/record.json: {reason}; remove the file and run again"}
@@ -100,9 +146,8 @@ class _Unfit(ValueError):
 
 
 def _fields(trial: str, record: Mapping[str, Any]) -> dict[str, Any]:
-    schema = record.get("schema", SCHEMA)
-    if schema != SCHEMA:
-        raise _Unfit(f"it has schema {schema!r}, this raysweep reads {SCHEMA}: use the raysweep that wrote it")
+    if problem := refused(record, "trial"):
+        raise _Unfit(problem)
     if record.get("id", trial) != trial:
         raise _Unfit(f"it is the record of {record['id']!r}")
     metrics = {name: _value(name, value) for name, value in (record.get("metrics") or {}).items()}

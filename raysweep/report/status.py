@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +13,9 @@ from raysweep.plan.naming import trial_name
 from raysweep.report.frame import SweepSource, axes_of, trials_of
 from raysweep.store.store import Store
 
-__all__ = ["FRESH_SECONDS", "described", "status_of", "submitted"]
+__all__ = ["FRESH_SECONDS", "damaged", "described", "status_of", "submitted"]
+
+_log = logging.getLogger(__name__)
 
 FRESH_SECONDS = 60.0  # a run that has said nothing for longer is dead: it says something every few seconds
 
@@ -44,6 +47,11 @@ def status_of(sources: Sequence[SweepSource], store: Store, *, now: float | None
     }
 
 
+def damaged(name: str, store: Store, reason: str) -> dict[str, Any]:
+    """The status of a sweep whose plan cannot be read."""
+    return {**submitted(name, store), "state": "damaged", "error": reason}
+
+
 def submitted(name: str, store: Store) -> dict[str, Any]:
     """The status of a sweep that was given to a cluster and has not reached the store yet."""
     nothing = {"seconds_left": None, "updated": None, "job": None, "at_work": [], "waiting": [], "failures": []}
@@ -52,6 +60,8 @@ def submitted(name: str, store: Store) -> dict[str, Any]:
 
 def described(status: Mapping[str, Any]) -> list[str]:
     """A status as lines for people: how far, what runs where, what waits and why, what failed."""
+    if status["state"] == "damaged":
+        return [f"{status['sweep']}: damaged: {status['error']}"]
     lines = [_headline(status)]
     lines += [f"  {one['name']}: {one['doing']}{_place(one)}" for one in status["at_work"]]
     lines += [f"  {_reason(one)}" for one in status["waiting"]]
@@ -87,9 +97,28 @@ def _reason(one: Mapping[str, Any]) -> str:
 
 def _live(said: Mapping[str, Any] | None, now: float) -> Mapping[str, Any]:
     """What a run says that is alive, or nothing."""
-    if not said or said["state"] != "running":
+    if not said:
         return {}
-    return said if now - datetime.fromisoformat(said["updated"]).timestamp() < FRESH_SECONDS else {}
+    try:
+        alive = said["state"] == "running" and now - datetime.fromisoformat(said["updated"]).timestamp() < FRESH_SECONDS
+        _try_to_show(said)
+        return said if alive else {}
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
+        _log.warning(
+            "what the sweep's run said of itself is damaged (%s: %s); its records say how far it is",
+            type(problem).__name__,
+            problem,
+        )
+        return {}
+
+
+def _try_to_show(said: Mapping[str, Any]) -> None:
+    """Raises KeyError, TypeError and the like where something that is shown of a run is not there."""
+    for reason in _waiting(said):
+        _reason(reason)
+    for one in said.get("running", []):
+        _place(one), one["name"], one["doing"]
+    timedelta(seconds=said.get("seconds_left") or 0)
 
 
 def _now(status: str, live: Mapping[str, Any]) -> str:

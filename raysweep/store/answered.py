@@ -39,14 +39,14 @@ class Answered:
 
     def lacking(self, evaluations: Iterable[Evaluation]) -> list[Evaluation]:
         """Those that the store does not hold, but for what trials of earlier code need not have."""
-        return [one for one in evaluations if not self.holds(one) and not self._spared(one)]
+        return [one for one in evaluations if not self.holds(one) and not self.spares(one)]
 
     def completes(self, trial: Mapping[str, Any], evaluations: Sequence[Evaluation]) -> bool:
         """Whether a finished trial's record is made of all these evaluations."""
         if "evaluations" not in trial:
             return not self.lacking(evaluations)
         named = {row.get("id") for row in trial["evaluations"]}
-        return all(one.id in named or self._spared(one) for one in evaluations)
+        return all(one.id in named or self.spares(one) for one in evaluations)
 
     def holds(self, evaluation: Evaluation) -> bool:
         """Whether the store holds an evaluation."""
@@ -57,10 +57,16 @@ class Answered:
             return False
         rows = rows_of(record)
         return (
-            any(row.get("evaluation") == evaluation.id for row in rows)
+            evaluation.id in record.get("evaluations", ())
+            or any(row.get("evaluation") == evaluation.id for row in rows if "commit" not in record)
             or self.former_row(record, evaluation) is not None
             or evaluation.id in self._ids_of(home_of_stage(self._folders[evaluation.stage]))
         )
+
+    def spares(self, evaluation: Evaluation) -> bool:
+        """Whether earlier code finished the evaluation's stage and never made such an evaluation by default."""
+        record = self._record(evaluation.stage) if evaluation.optional and evaluation.stage else None
+        return record is not None and any("evaluation" not in row for row in rows_of(record))
 
     def former_row(self, record: Mapping[str, Any], evaluation: Evaluation) -> Mapping[str, Any] | None:
         """The row of a stage's record by which earlier code certainly made this evaluation."""
@@ -71,11 +77,6 @@ class Answered:
         limits = {UNKNOWN_LIMIT} if evaluation.tokens_by_default is None else self._limits.get(record["id"], {None})
         asked = {evaluation.tokens_by_default if limit is None else limit for limit in limits}
         return found if evaluation.few_shot or asked == {evaluation.max_new_tokens} else None
-
-    def _spared(self, evaluation: Evaluation) -> bool:
-        """Whether earlier code finished the evaluation's stage and never made such an evaluation by default."""
-        record = self._record(evaluation.stage) if evaluation.optional and evaluation.stage else None
-        return record is not None and any("evaluation" not in row for row in rows_of(record))
 
     def _record(self, stage: str) -> Mapping[str, Any] | None:
         if stage not in self._records and not self._all_read:
@@ -97,8 +98,8 @@ class Answered:
     def _limits(self) -> dict[str, set[int | str | None]]:
         """The token limits with which earlier code evaluated each stage, by the sweeps that named it."""
         found: dict[str, set[int | str | None]] = {}
-        for name in self._store.sweeps():
-            earlier = earlier_limit(self._store.sweep(name), self._store.sweep_text(name))
+        for name, plan in self._store.usable_sweeps().items():
+            earlier = earlier_limit(plan, self._store.sweep_text(name))
             for stage in earlier["stages"] if earlier else ():
                 found.setdefault(stage, set()).add(earlier["max_new_tokens"])
         return found

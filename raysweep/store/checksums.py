@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
-__all__ = ["altered", "digests"]
+__all__ = ["altered", "digests", "sync", "synced"]
 
 
-def digests(folder: Path, below: str) -> dict[str, str]:
+def digests(folder: Path, below: str = "") -> dict[str, str]:
     """SHA-256 of every file under `folder/below`, by its name relative to `folder`."""
     files = sorted(path for path in (folder / below).rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): _digest(path) for path in files}
@@ -25,6 +26,22 @@ def altered(folder: Path, files: Mapping[str, str]) -> str | None:
         if _digest(path) != digest:
             return f"{name} is not what was committed"
     return None
+
+
+def sync(folder: Path) -> None:
+    """Bring a local folder with all that is in it onto the disk, so that a record that names it outlives a power cut."""
+    for path in folder.rglob("*"):
+        synced(path)
+    synced(folder)
+
+
+def synced(path: Path) -> None:
+    """Bring one file's content, or one folder's list of names, onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def _digest(path: Path) -> str:

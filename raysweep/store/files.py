@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -19,10 +21,13 @@ import pyarrow.fs as pafs
 import pyarrow.parquet as pq
 
 from raysweep.errors import BadInput, StoreError
+from raysweep.store.checksums import sync, synced
+from raysweep.store.exclusive import Create, creating, s3_client
 
-__all__ = ["Files"]
+__all__ = ["Files", "read_record"]
 
 _ADVICE = "give a folder, or a bucket's URL such as s3://BUCKET/raysweep that this machine may read and write"
+_PART = 1 << 22  # bytes
 READERS = 32  # threads, where files are far away
 Read = TypeVar("Read")
 
@@ -49,6 +54,10 @@ class Files:
                 return stream.read()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            if self.local is None:
+                raise
+            raise StoreError(f"{self.name}/{path}: cannot be read: {_shown(error, self.url)}") from None
 
     def read_each(self, paths: Sequence[str], read: Callable[[str], Read]) -> list[Read]:
         """What `read` gives for each path: one after the other on a disk, many at once where each takes its time."""
@@ -62,11 +71,8 @@ class Files:
         content = self.read_bytes(path)
         if content is None:
             return None
-        try:
-            value = json.loads(content)
-        except ValueError:
-            value = None
-        if not isinstance(value, dict):
+        value = read_record(content)
+        if value is None:
             raise StoreError(f"{self.name}/{path}: not a record; remove the file and run again")
         return value
 
@@ -79,12 +85,31 @@ class Files:
         aside = f"{target}.{uuid.uuid4().hex[:8]}.aside"
         try:
             Path(target).parent.mkdir(parents=True, exist_ok=True)
-            Path(aside).write_bytes(content)
+            with open(aside, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
             os.replace(aside, target)
         except OSError as error:
             with contextlib.suppress(OSError):
                 Path(aside).unlink(missing_ok=True)
             raise StoreError(f"{self.name}/{path}: cannot be written: {error.strerror}") from None
+
+    def create(self, path: str, content: bytes) -> bool:
+        """Create a file, whole or not at all, where there is none; whether this call did. What is there is never changed.
+
+        Where the content is not the caller's alone, an equal one counts as the caller's. BadInput where this place can
+        only overwrite.
+        """
+        create, target = self._create, self._at(path)
+        try:
+            return create(target, content)
+        except (OSError, NotImplementedError) as error:
+            raise StoreError(f"{self.name}/{path}: cannot be created: {_shown(error, self.url)}") from None
+
+    @cached_property
+    def _create(self) -> Create:
+        return creating(self._fs, self.url, shown=self.name)
 
     def _upload(self, path: str, content: bytes) -> None:
         try:
@@ -110,7 +135,10 @@ class Files:
 
     def names(self, path: str, *, hidden: bool = False) -> list[str]:
         """The names below a folder, sorted: those that begin with a dot, or all others; of a missing folder none."""
-        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
+        try:
+            found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
+        except NotADirectoryError:
+            return []
         return sorted(info.base_name for info in found if info.base_name.startswith(".") == hidden)
 
     def touched(self, path: str) -> float:
@@ -141,6 +169,18 @@ class Files:
         found = self._fs.get_file_info([self._at(path) for path in paths])
         return [(info.mtime_ns, info.size) if info.is_file and info.mtime_ns else None for info in found]
 
+    def below(self, path: str) -> dict[str, tuple[int, int]]:
+        """When each file below a folder was last written (ns, 0 where this place cannot tell) and its bytes, in one listing."""
+        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
+        root = len(self._root) + 1
+        return {info.path[root:]: (info.mtime_ns or 0, info.size or 0) for info in found if info.is_file}
+
+    def looked_at(self, paths: Sequence[str]) -> dict[str, tuple[int, int]]:
+        """The same of those of these paths that are files here, each looked at for itself."""
+        found = self._look([self._at(path) for path in paths])
+        shown = zip(paths, found, strict=True)
+        return {path: (info.mtime_ns or 0, info.size or 0) for path, info in shown if info.is_file}
+
     def size(self, path: str) -> int:
         """Bytes of all files below a folder."""
         selector = pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True)
@@ -156,28 +196,54 @@ class Files:
                 with contextlib.suppress(FileNotFoundError):
                     self._fs.delete_file(self._at(path))
 
-    def take_in(self, folder: Path, path: str, *, last: str) -> bool:
-        """Make a local folder the content of `path`; False where there was something before.
+    def digest(self, path: str) -> str | None:
+        """SHA-256 of a file's content, which need not fit into memory; None where there is no such file."""
+        taken = hashlib.sha256()
+        try:
+            with self._first_contact(), self._fs.open_input_stream(self._at(path)) as stream:
+                while part := stream.read(_PART):
+                    taken.update(part)
+        except OSError:
+            return None
+        return taken.hexdigest()
 
-        On a local disk this is one rename, from the same disk; elsewhere the files are uploaded one by one, the file
-        `last` after all others, and it alone is looked for.
-        """
+    def remove_empty(self, path: str) -> None:
+        """Remove a folder if nothing is in it; what another puts there at the same time stays."""
         if self.local is not None:
-            return _rename(folder, Path(self._at(path)))
-        if self.exists(f"{path}/{last}"):
-            return False
-        self.put(folder, path, last=last)
-        return True
+            with contextlib.suppress(OSError):
+                os.rmdir(self._at(path))
+        elif isinstance(self._fs, pafs.S3FileSystem):  # it leaves an empty object where a folder was emptied
+            bucket, _, key = self._at(path).partition("/")
+            s3_client(self._fs, self.url, shown=self.name).delete_object(Bucket=bucket, Key=f"{key}/")
 
-    def put(self, folder: Path, path: str, *, last: str) -> None:
-        """Put the files of a local folder into `path`, over those of the same names, one by one and `last` at the end."""
-        for name in sorted(_files(folder), key=lambda name: (name == last, name)):
-            if self.local is not None:
-                target = Path(self._at(f"{path}/{name}"))
-                target.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(folder / name, target)
-            else:
+    def set_aside(self, path: str) -> None:
+        """Give a damaged file another name, beside it."""
+        torn = f"{path}.torn-{uuid.uuid4().hex[:6]}"
+        if self.local is not None:
+            self.move(path, torn)
+            return
+        self.write_bytes(torn, self.read_bytes(path) or b"")
+        self.remove(path)
+
+    def move(self, path: str, to: str) -> None:
+        """Give a file or a folder on a disk another name; one that is not there any more is fine."""
+        if not self.exists(path):
+            return
+        Path(self._at(to)).parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(self._at(path), self._at(to))
+
+    def place(self, folder: Path, path: str) -> None:
+        """Make a local folder the content of a new `path`; on return it is safe there, and a record may name it."""
+        if self.local is None:
+            for name in sorted(_files(folder)):
                 self.put_file(folder / name, f"{path}/{name}")
+            return
+        sync(folder)
+        target = Path(self._at(path))
+        _make(target.parent)
+        os.rename(folder, target)
+        synced(target.parent)
 
     def put_file(self, source: Path, path: str) -> None:
         """Copy a local file to a place elsewhere."""
@@ -216,7 +282,7 @@ class Files:
             self._reached = True
             raise
         except Exception as error:  # whatever the library of such a place raises
-            if self._reached or not isinstance(error, OSError) and self.local is not None:
+            if self._reached or self.local is not None and (not isinstance(error, OSError) or self.local.is_dir()):
                 raise
             raise BadInput(f"store {self.name}: cannot be reached: {_shown(error, self.url)}; {_ADVICE}") from None
         self._reached = True
@@ -249,12 +315,19 @@ def _open(url: str) -> tuple[pafs.FileSystem, str]:
     if not scheme or not rest.partition("?")[0].strip("/"):
         raise BadInput(f"store {_without_secrets(url)}: names no place; {_ADVICE}")
     try:
-        fs, root = pafs.FileSystem.from_uri(url)
+        fs, root = pafs.FileSystem.from_uri(_in_one_put(url))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError):
         fs, root = _open_fsspec(url)
     except OSError as error:  # the system's own library for such places is not there
         raise BadInput(f"store {_without_secrets(url)}: cannot be opened: {_shown(error, url)}; {_ADVICE}") from None
     return fs, root.rstrip("/")
+
+
+def _in_one_put(url: str) -> str:
+    """An S3 URL by which a small file is one request, and not the three of an upload in parts."""
+    if not url.startswith("s3://") or "allow_delayed_open" in url:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}allow_delayed_open=true"
 
 
 def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
@@ -265,6 +338,23 @@ def _open_fsspec(url: str) -> tuple[pafs.FileSystem, str]:
     except (ValueError, ImportError, OSError) as error:
         raise BadInput(f"store {_without_secrets(url)}: {_shown(error, url)}; {_ADVICE}") from None
     return pafs.PyFileSystem(pafs.FSSpecHandler(fs)), root
+
+
+def read_record(content: bytes) -> dict[str, Any] | None:
+    """A JSON mapping; None where it is torn, or something else."""
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _make(folder: Path) -> None:
+    """Make a folder and those above it, each named on the disk by the one above."""
+    missing = [one for one in (folder, *folder.parents) if not one.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for one in reversed(missing):
+        synced(one.parent)
 
 
 def _rename(folder: Path, target: Path) -> bool:

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import spent
+from raysweep.store.stages import weights_at
 from raysweep.store.store import Store
 from raysweep.store.sweep_text import read_sweep_text
 
-__all__ = ["Spare", "keeps_all", "needed", "prune", "spare"]
+__all__ = ["Spare", "cost_of", "keeps_all", "needed", "prune", "spare"]
 
 DAY = 86_400.0  # seconds: what was touched since may belong to a run that is under way
 
@@ -38,7 +40,11 @@ def spare(store: Store, *, untouched_for: float = DAY) -> list[Spare]:
     wanted, folders = needed(store), store.stage_folders()
     found = [
         Spare(
-            f"stages/{folders[name]}/weights", store.weights_size(folders[name]), UNUSED, spent(record), folders[name]
+            f"stages/{folders[name]}/{weights_at(record)}",
+            store.weights_size(folders[name]),
+            UNUSED,
+            cost_of(record),
+            folders[name],
         )
         for name, record in store.stage_records().items()
         if record.get("files") and name not in wanted
@@ -47,6 +53,14 @@ def spare(store: Store, *, untouched_for: float = DAY) -> list[Spare]:
     return found + [
         Spare(path, store.files.size(path), what) for path, what, touched in store.leftovers() if touched < before
     ]
+
+
+def cost_of(record: Mapping[str, Any]) -> float:
+    """Worker-seconds that a stage took; nothing where its record does not tell."""
+    try:
+        return spent(record)
+    except (KeyError, TypeError, ValueError):
+        return 0.0
 
 
 UNUSED = "weights that no pending trial starts from"
@@ -67,13 +81,18 @@ def prune(store: Store, spares: Iterable[Spare]) -> int:
 def needed(store: Store, *, but: str | None = None) -> set[str]:
     """The stages whose weights somebody asks for, under any name `but` one.
 
-    Those of all trials that were ever planned in this store and are not done; all, where the sweep says `keep: all`.
+    Those of all trials that were ever planned in this store and are not done; all, where the sweep says `keep: all`. Where a
+    plan is damaged, nobody knows what its sweep needs: stages that no other plan names stay.
     """
     wanted: set[str] = set()
-    for name in store.sweeps():
+    plans = store.usable_sweeps()
+    if len(plans) < len(store.sweeps()):
+        named = {stage for plan in plans.values() for point in plan["points"] for stage in point["stages"]}
+        wanted |= store.stage_folders().keys() - named
+    for name, plan in plans.items():
         if name == but:
             continue
-        points = store.sweep(name)["points"]
+        points = plan["points"]
         done = set() if keeps_all(store, name) else store.done({point["trial"] for point in points})
         wanted.update(stage for point in points if point["trial"] not in done for stage in point["stages"])
     return wanted

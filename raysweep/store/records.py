@@ -66,7 +66,7 @@ def trial_header(
     `attempts` and `preemptions` count over all runs, `of_run` in this one. What the trial was evaluated on before, it keeps.
     """
     counts = tally(before, run=run)
-    known = {name: before[name] for name in ("evaluations", "evaluated") if name in before}
+    known = {name: before[name] for name in ("evaluations", "evaluated", "tables") if name in before}
     return {
         **known,
         "point": dict(point),

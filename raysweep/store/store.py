@@ -1,11 +1,12 @@
 """The store: finished stages and trial records, by id. It alone knows a path.
 
-    <store>/stages/<slug>-<id>/     weights/ (safetensors)  curve.parquet  evals/  record.json
+    <store>/stages/<slug>-<id>/     record.json  <commit>/ weights/ (safetensors)  curve.parquet  evals/
     <store>/models/<slug>-<digest>/ evals/ (of a base model)
-    <store>/trials/<id>/            evals.parquet  predictions.parquet  record.json
-    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan.json (all points ever planned under this name,
-                                    and the contrasts that it was run for)
-                                    status.json (the last sign of life of its run: for people, never the truth)
+    <store>/trials/<id>/            record.json  <commit>/ evals.parquet  predictions.parquet
+    <store>/sweeps/<name>/          sweep.yaml (the latest)  plan/ (all points ever planned under this name, and the contrasts
+                                    that it was run for: a file for each submission that added something)
+                                    pins/ (a hub commit in each file)
+                                    status/<run>.json (its last sign of life: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
 
 What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`), and
@@ -15,20 +16,26 @@ is in `stages`, how evaluations are in `evaluations`.
 
 from __future__ import annotations
 
+import json
+import logging
 import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from raysweep.errors import BadInput
+from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
+from raysweep.store.schema import checked, is_trial
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
+from raysweep.store.submissions import Submissions, point_key
 from raysweep.store.sweep_text import read_sweep_text
+from raysweep.store.tables import lost_tables, read_table, write_tables
 from raysweep.sweep.spec import NAME_PATTERN, Contrast
 
 __all__ = ["EVALS", "PREDICTIONS", "SCHEMA", "UNKNOWN_LIMIT", "FinishedStage", "Store", "earlier_limit"]
@@ -47,6 +54,8 @@ EVALS = pa.schema(
         ("max_new_tokens", pa.int32()),
     ]
 )
+_log = logging.getLogger(__name__)
+
 UNKNOWN_LIMIT = "unknown"  # of a sweep that earlier code ran: its file cannot be read any more
 
 
@@ -55,6 +64,8 @@ class Store(Stages):
 
     def __init__(self, url: str | Path) -> None:
         super().__init__(Files(url))
+        self.submissions = Submissions(self.files)
+        self._told: set[str] = set()  # the runs whose status was written here
         self.url = self.files.url
 
     @property
@@ -75,8 +86,25 @@ class Store(Stages):
     # ---- trials
 
     def trial(self, trial: str) -> dict[str, Any] | None:
-        """The record of a trial, or None where it never started."""
-        return self.files.read_json(f"trials/{trial}/record.json")
+        """The record of a trial; None where it never started, or where its record is torn, which is said.
+
+        NewerSchema where a later raysweep wrote it: nobody may overwrite it.
+        """
+        try:
+            return self.trial_record(trial)
+        except NewerSchema:
+            raise
+        except StoreError as error:
+            _log.warning("%s", error)
+            return None
+
+    def trial_record(self, trial: str) -> dict[str, Any] | None:
+        """The same; StoreError where it is torn."""
+        path = f"trials/{trial}/record.json"
+        record = self.files.read_json(path)
+        if record is not None and not is_trial(checked(record, "trial", path)):
+            raise StoreError(f"{self.files.name}/{path}: not a trial's record; remove the file and run again")
+        return record
 
     def write_trial(self, trial: str, record: Mapping[str, Any]) -> None:
         """Write how far a trial is."""
@@ -91,23 +119,52 @@ class Store(Stages):
         predictions: Sequence[Mapping[str, Any]],
     ) -> None:
         """Write a finished trial: its tables, then the record that makes them count."""
-        self.files.write_rows(f"trials/{trial}/evals.parquet", evals, EVALS)
-        self.files.write_rows(f"trials/{trial}/predictions.parquet", predictions, PREDICTIONS)
-        self.write_trial(trial, record)
+        with self.files.aside("trial") as folder:
+            tables = write_tables(
+                folder / "tables", {"evals": (evals, EVALS), "predictions": (predictions, PREDICTIONS)}
+            )
+            self.files.place(folder / "tables", f"trials/{trial}/{tables['folder']}")
+        self.write_trial(trial, {**record, "tables": tables})
 
     def trial_table(self, trial: str, name: str) -> pa.Table | None:
-        """`evals` or `predictions` of a finished trial."""
-        return self.files.read_table(f"trials/{trial}/{name}.parquet")
+        """`evals` or `predictions` of a finished trial; one that is not what was committed is none, and is said."""
+        try:
+            record = self.trial(trial)
+        except NewerSchema as error:
+            _log.warning("%s", error)
+            return None
+        return read_table(self.files, trial, record, name) if record else None
 
     def done(self, trials: Iterable[str]) -> set[str]:
-        """Those of these trials whose record says done."""
+        """Those of these trials whose record says done, and whose tables are there."""
         return set(self.finished(trials))
 
     def finished(self, trials: Iterable[str]) -> dict[str, dict[str, Any]]:
-        """The records of those of these trials whose record says done."""
+        """The records of those of these trials whose record says done, and whose tables are there.
+
+        One that has lost a table is not done, and that is said: it is put together again from its evaluations.
+        """
         there = sorted(set(self.files.names("trials")).intersection(trials))
-        records = zip(there, self.files.read_each(there, self.trial), strict=True)
-        return {trial: record for trial, record in records if record and record.get("status") == "done"}
+        records = zip(there, self.files.read_each(there, self._usable_trial), strict=True)
+        done = {trial: record for trial, record in records if record and record.get("status") == "done"}
+        for trial, problem in lost_tables(self.files, done).items():
+            _log.warning(
+                "trial %s is not done: %s; running it again puts it together from what is stored", trial, problem
+            )
+            del done[trial]
+        return done
+
+    def refuse_newer(self, trials: Iterable[str]) -> None:
+        """NewerSchema where a later raysweep wrote the record of one of these trials, which a run would overwrite."""
+        there = sorted(set(self.files.names("trials")).intersection(trials))
+        self.files.read_each(there, self.trial)
+
+    def _usable_trial(self, trial: str) -> dict[str, Any] | None:
+        try:
+            return self.trial(trial)
+        except NewerSchema as error:
+            _log.warning("%s", error)
+            return None
 
     def trial_stamps(self, trials: Sequence[str]) -> list[tuple[int, int] | None]:
         """When each trial's record was last written (ns) and its bytes; None where there is none or it cannot be told."""
@@ -120,13 +177,22 @@ class Store(Stages):
     # ---- sweeps
 
     def sweeps(self) -> list[str]:
-        """The names of all sweeps that were ever run here."""
-        plans = self.files.among([f"sweeps/{name}/plan.json" for name in self.files.names("sweeps")])
-        return [plan.split("/")[1] for plan in plans]
+        """The names of all sweeps that were ever run here; whatever else lies among them is passed over."""
+        return self.submissions.sweeps()
+
+    def usable_sweeps(self) -> dict[str, dict[str, Any]]:
+        """The plans of all sweeps by name; a damaged one harms its own sweep alone: it is left out, and said."""
+        found = {}
+        for name in self.sweeps():
+            try:
+                found[name] = self.sweep(name)
+            except StoreError as error:
+                _log.warning("%s", error)
+        return found
 
     def sweep(self, name: str) -> dict[str, Any]:
-        """The plan of a sweep: its points so far. BadInput where there is no such name."""
-        found = self.files.read_json(f"sweeps/{name}/plan.json") if re.fullmatch(NAME_PATTERN, name) else None
+        """The plan of a sweep: its points so far. BadInput where there is no such name, StoreError where it is damaged."""
+        found = self.submissions.union(name) if re.fullmatch(NAME_PATTERN, name) else None
         if found is None:
             known = ", ".join(self.sweeps()) or "none yet"
             raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
@@ -134,11 +200,11 @@ class Store(Stages):
 
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:
         """When a sweep's plan was last written (ns) and its bytes."""
-        return self.files.stamps([f"sweeps/{name}/plan.json"])[0]
+        return self.submissions.stamp(name)
 
     def sweep_text(self, name: str) -> str:
-        """The latest sweep file that was run under this name."""
-        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode()
+        """The latest sweep file that was run under this name; bytes that are no text stay in it, as what YAML refuses."""
+        return (self.files.read_bytes(f"sweeps/{name}/sweep.yaml") or b"").decode(errors="surrogateescape")
 
     def compacted(self, name: str) -> bytes | None:
         """The dataframe of a sweep as it was last written, in parquet: a copy of the records, for speed and for others."""
@@ -149,12 +215,35 @@ class Store(Stages):
         self.files.write_bytes(f"sweeps/{name}/trials.parquet", content)
 
     def live(self, name: str) -> dict[str, Any] | None:
-        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did."""
-        return self.files.read_json(f"sweeps/{name}/status.json")
+        """What the last run of a sweep said of how far it is, with the time when it said so; None where it never did.
 
-    def write_live(self, name: str, said: Mapping[str, Any]) -> None:
-        """Say how far a run of a sweep is."""
-        self.files.write_json(f"sweeps/{name}/status.json", said)
+        One that is under way comes before one that has ended since. What is damaged is passed over, and said.
+        """
+        said = [one for one in self.files.read_each(self.live_files(name), self._live) if one]
+        return max(said, key=lambda one: (one.get("state") == "running", str(one.get("updated"))), default=None)
+
+    def write_live(self, name: str, said: Mapping[str, Any], *, run: str) -> None:
+        """Say how far a run of a sweep is. What runs that have ended said goes when a new one says its first."""
+        path = f"sweeps/{name}/status/{run}.json"
+        if run not in self._told:
+            self._told.add(run)
+            for other in self.live_files(name)[1:]:
+                if other != path and (self._live(other) or {}).get("state") != "running":
+                    self.files.remove(other)
+        self.files.write_json(path, {"schema": SCHEMA, **said})
+
+    def live_files(self, name: str) -> list[str]:
+        """Where the runs of a sweep say how far they are; the first is that of earlier code, and may be missing."""
+        home = f"sweeps/{name}/status"
+        return [f"{home}.json", *(f"{home}/{file}" for file in self.files.names(home) if file.endswith(".json"))]
+
+    def _live(self, path: str) -> dict[str, Any] | None:
+        try:
+            said = self.files.read_json(path)
+            return checked(said, "status", path) if said else None
+        except StoreError as error:  # for people, never the truth
+            _log.warning("%s; it is passed over: the records say how far the sweep is", error)
+            return None
 
     def record_sweep(
         self, name: str, *, digest: str, model: str, text: str, plan: Plan, primary: Contrast | None = None
@@ -163,58 +252,64 @@ class Store(Stages):
 
         `primary` is the contrast that it is run for: what it was before stays in the record too.
         """
-        known = self.files.read_json(f"sweeps/{name}/plan.json")
-        if known and known["settings"] != digest:
-            raise BadInput(
-                f"the name {name!r} stands in the store {self.files.name} for another model or other settings ({known['model']}); "
-                f"give this sweep another name, such as {name}-2, or use another --store"
-            )
-        points = {_key(point): point for point in (known or {}).get("points", [])}
-        for point in plan.points:
-            if point.sweep == name:
-                row = {
-                    "values": dict(point.values),
-                    "trial": point.trial,
-                    "stages": list(plan.trials[point.trial].stages),
+        points = [
+            {"values": dict(point.values), "trial": point.trial, "stages": list(plan.trials[point.trial].stages)}
+            for point in plan.points
+            if point.sweep == name
+        ]
+
+        def submission(known: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            """What is new, over what is known; None where nothing is."""
+            if known and known["settings"] != digest:
+                raise BadInput(
+                    f"the name {name!r} stands in the store {self.files.name} for another model or other settings "
+                    f"({known['model']}); give this sweep another name, such as {name}-2, or use another --store"
+                )
+            there = {point_key(point): point for point in (known or {}).get("points", [])}
+            new = [point for point in points if there.get(point_key(point)) != point]
+            trials = [point["trial"] for point in {**there, **{point_key(point): point for point in new}}.values()]
+            contrasts = self._contrasts(known or {}, primary, trials)
+            if known and known.get("evaluations") and not new and not contrasts:
+                return None
+            record = {"name": name, "schema": SCHEMA, "settings": digest, "model": model, "points": new}
+            if not (known and known.get("evaluations")):
+                record |= {
+                    "evaluations": True,  # from here on, evaluations have ids
+                    "earlier": earlier_limit(known, self.sweep_text(name)) if known else None,
                 }
-                points[_key(row)] = row
-        earlier = earlier_limit(known, self.sweep_text(name)) if known else None
-        record = {
-            "name": name,
-            "schema": SCHEMA,
-            "settings": digest,
-            "model": model,
-            "points": list(points.values()),
-            "evaluations": True,  # from here on, evaluations have ids
-            "earlier": earlier,
-        }
-        if contrasts := self._contrasts(known or {}, primary, [point["trial"] for point in points.values()]):
-            record["primary"] = contrasts
-        self.files.write_json(f"sweeps/{name}/plan.json", record)
+            return {**record, "primary": contrasts} if contrasts else record
+
+        self.submissions.add(name, submission)
         self.files.write_bytes(f"sweeps/{name}/sweep.yaml", text.encode())
 
     def pins(self, name: str) -> dict[str, str]:
         """The hub commits that a sweep was first planned with, by repository."""
-        return self.files.read_json(f"sweeps/{name}/pins.json") or {}
+        home = f"sweeps/{name}/pins"
+        files = [f"{home}/{file}" for file in self.files.names(home) if file.endswith(".json")]
+        pins = {
+            key: one for pin in self.files.read_each(files, self.files.read_json) for key, one in (pin or {}).items()
+        }
+        return pins | (self.files.read_json(f"{home}.json") or {})
 
     def pin(self, name: str, commits: Mapping[str, str]) -> None:
-        """Note commits for a sweep; what was noted before stays."""
+        """Note commits for a sweep, each repository's in a file of its own; what was noted before stays."""
         known = self.pins(name)
-        if new := {key: commit for key, commit in commits.items() if key not in known}:
-            self.files.write_json(f"sweeps/{name}/pins.json", {**new, **known})
+        for key, commit in commits.items():
+            if key not in known:
+                file = sha256(key.encode()).hexdigest()[:16]
+                self.files.create(f"sweeps/{name}/pins/{file}.json", json.dumps({key: commit}).encode())
 
     def _contrasts(
         self, known: Mapping[str, Any], primary: Contrast | None, trials: Sequence[str]
     ) -> list[dict[str, Any]]:
-        """All contrasts that a sweep was ever said to be run for, each with the number of trials that were done then."""
+        """The contrast that a sweep is run for from now on, with the number of trials that were done then; none as before."""
         said = list(known.get("primary", []))
         digest = contrast_digest(primary) if primary else None
         if digest == (said[-1]["hash"] if said else None):
-            return said
+            return []
         contrast = primary.model_dump(mode="json") if primary else None
         return [
-            *said,
-            {"hash": digest, "contrast": contrast, "at": timestamp(time.time()), "done": len(self.finished(trials))},
+            {"hash": digest, "contrast": contrast, "at": timestamp(time.time()), "done": len(self.finished(trials))}
         ]
 
 
@@ -232,7 +327,3 @@ def earlier_limit(plan: Mapping[str, Any], text: str) -> dict[str, Any] | None:
     except BadInput:
         return {"stages": stages, "max_new_tokens": UNKNOWN_LIMIT}
     return {"stages": stages, "max_new_tokens": evaluate.get("max_new_tokens") if isinstance(evaluate, dict) else None}
-
-
-def _key(point: Mapping[str, Any]) -> str:
-    return repr(sorted((axis, repr(value)) for axis, value in point["values"].items()))

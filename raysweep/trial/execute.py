@@ -39,6 +39,7 @@ from raysweep.trial.evaluation import (
     trial_predictions,
     trial_row,
 )
+from raysweep.trial.holding import HeldLeases, held
 from raysweep.trial.in_flight import in_flight
 from raysweep.trial.inputs import Inputs, StageData, workbench
 from raysweep.trial.loggers import LoggedTrial, Loggers
@@ -74,6 +75,7 @@ class Job:
     runtime: Runtime = Runtime()
     run: str = ""  # the run of the sweep that asks for it: attempts of one run are counted together
     kept: frozenset[str] = frozenset()  # stages whose weights are kept even where this trial ends with them
+    tokens: Mapping[str, int] = field(default_factory=dict)  # of the leases that the run holds on stages of this trial
 
 
 def execute(job: Job, *, report: Report) -> dict[str, Any]:
@@ -125,6 +127,7 @@ class _Trial:
         self._job = job
         self._ranks = ranks
         self._report = report
+        self._held_leases: HeldLeases
         self._engine: Engine | None = None  # with the weights of the last stage that was trained here
         self._store = Store(job.store)
         self._before = self._last_attempt()
@@ -161,13 +164,17 @@ class _Trial:
         weights = bench.base
         base = self._evaluate_base(bench.base)
         done: list[_Done] = []
-        stages = self._found()
-        self._prepare(stages)
-        for index, found in enumerate(stages):
-            done.append(self._reuse(index, found) if found.stage else self._make(index, weights, found.lacking, done))
-            there = found.weights
-            weights = there or weights
-        return self._finish(base, done)
+        holder = f"{job.sweep}, trial {job.trial}"
+        with held(self._store, job.tokens, self._ranks, holder=holder, lacking=self._lacking) as self._held_leases:
+            stages = self._stages
+            self._prepare(stages)
+            for index, found in enumerate(stages):
+                done.append(
+                    self._reuse(index, found) if found.stage else self._make(index, weights, found.lacking, done)
+                )
+                there = found.weights
+                weights = there or weights
+            return self._finish(base, done)
 
     def fail(self, error: Exception) -> dict[str, Any]:
         """Record an error, and what is known of it."""
@@ -177,6 +184,11 @@ class _Trial:
         return record
 
     # ---- what the store holds
+
+    def _lacking(self) -> list[str]:
+        """The stages that must be trained, as the store is now; what was found of all of them is kept."""
+        self._stages = self._found()
+        return [node.id for node, one in zip(self._job.chain, self._stages, strict=True) if one.stage is None]
 
     def _found(self) -> list[_Found]:
         """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
@@ -202,7 +214,7 @@ class _Trial:
         stage = self._store.stage(node)
         held = self._held_of(stage, planned, answered) if stage else {}
         asked = [one for one in planned if one.id not in held]
-        needed = asked if answered.lacking(asked) else []
+        needed = asked if any(not answered.spares(one) for one in asked) else []
         unkept = stage is not None and self._is_last(index) and node.id in self._job.kept and not stage.has_weights
         weights = None
         if stage and (needed or next_is_made or unkept):
@@ -326,12 +338,14 @@ class _Trial:
         data = self._inputs.stage(job.chain, index)
         asked = prepared(lacking, self._inputs)
         began = time.time()
-        with in_flight(self._store, node, self._ranks) as checkpoints:
+        token = self._held_leases.tokens[node.id]
+        with in_flight(self._store, node, self._ranks, token=token) as checkpoints:
             engine, outcome = self._trained(start, index, data, before, checkpoints)
             engine.release()
             with engine.whole():
                 made = self._evaluate(engine, index, asked)
             done = self._commit(engine, index, outcome, data, made, began)
+        self._held_leases.committed(node.id)
         own = {one.id for one in self._planned(index + 1)}
         accuracies = {one.row["set"]: one.row["accuracy"] for name, one in made.items() if name in own}
         scored = {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
@@ -423,7 +437,14 @@ class _Trial:
                 engine=engine.facts(),
                 began=began,
             )
-            return self._store.commit_stage(node, folder, record, curve=outcome.curve, evaluations=list(made.values()))
+            return self._store.commit_stage(
+                node,
+                folder,
+                record,
+                curve=outcome.curve,
+                evaluations=list(made.values()),
+                token=self._held_leases.tokens[node.id],
+            )
 
         with self._store.aside() as folder:
             if not self._is_last(index) or node.id in self._job.kept:

@@ -123,9 +123,7 @@ def share(right) -> float:
 def test_weights_are_the_references_after_every_stage(both):
     for key, job, _, results in both.trials():
         for node, result in zip(job.chain, results, strict=True):
-            kept = load_file(
-                both.store.files.local / "stages" / f"{node.slug}-{node.id}" / "weights" / "model.safetensors"
-            )
+            kept = load_file(both.store.weights(both.store.stage(node), Path()) / "model.safetensors")
             for name, ours in kept.items():
                 assert (ours - result.weights[name]).norm() < FAR * ours.norm(), (key, node.slug, name)
 

@@ -209,7 +209,7 @@ def test_neither_order_nor_duplicates_of_points_change_a_table(
     plan = store.sweep("small")
     points = plan["points"]
     plan["points"] = [points[place] for place in [*order, *doubled]]
-    store.files.write_json("sweeps/small/plan.json", plan)
+    store.files.write_json("sweeps/small/plan/000001.json", plan)
     assert _cells(store) == before
 
 

@@ -82,7 +82,7 @@ def test_a_file_whose_data_is_not_here_stands_for_what_ran_under_its_name(tmp_pa
     for place, point in enumerate(plan["points"]):  # as a machine with the data would have named them
         point["trial"] = f"{place:016d}"
         put(store, point["trial"], {"retention": 10.0 * place})
-    store.files.write_json("sweeps/small/plan.json", plan)
+    store.files.write_json("sweeps/small/plan/000001.json", plan)
     small(tmp_path, grid={**grid, "seed": [1, 2]})
     frame = raysweep.trials(tmp_path / "sweep.yaml", store=store.url)
     assert frame["status"].tolist() == ["done", "pending"]

@@ -50,7 +50,7 @@ def four(tmp_path):
 
 def test_a_live_run_tells_what_runs_where_and_what_waits_for_what(four):
     store, trials = four("running", None, None, None)
-    store.write_live("small", sign(trials))
+    store.write_live("small", sign(trials), run="one")
     status = status_of(["small"], store, now=NOW + 5)
     assert (status["state"], status["running"], status["pending"], status["job"]) == ("running", 1, 3, "small.2")
     assert described(status) == [
@@ -59,9 +59,9 @@ def test_a_live_run_tells_what_runs_where_and_what_waits_for_what(four):
         "  1 waiting for stage 0a1b, which first trains",
         "  2 waiting for room: each asks for 2 × 0.9 CPU and 1 GPU; 3 of 8 CPU free, 0 of 4 GPU free",
     ]
-    store.write_live("small", sign(trials, growing=True))
+    store.write_live("small", sign(trials, growing=True), run="one")
     assert described(status_of(["small"], store, now=NOW))[-1].endswith(", and the autoscaler may add nodes")
-    store.write_live("small", {**sign(trials), "behind": ["large (0a1b2c)"]})
+    store.write_live("small", {**sign(trials), "behind": ["large (0a1b2c)"]}, run="one")
     assert described(status_of(["small"], store, now=NOW))[-1].startswith(
         "  2 waiting for their turn: large (0a1b2c) come first"
     )
@@ -70,7 +70,7 @@ def test_a_live_run_tells_what_runs_where_and_what_waits_for_what(four):
 def test_a_run_that_waits_for_machines_names_them(four):
     store, trials = four(None, None, None, None)
     said = {"state": "running", "updated": provenance.timestamp(NOW), "job": "small", "waiting": 4}
-    store.write_live("small", {**said, "waiting_for_machines": ["10.0.0.2", "10.0.0.3"]})
+    store.write_live("small", {**said, "waiting_for_machines": ["10.0.0.2", "10.0.0.3"]}, run="one")
     lines = described(status_of(["small"], store, now=NOW + 5))
     assert lines[0].startswith("small: running · 0/4 trials done · 4 pending")
     assert lines[1:] == ["  4 waiting for machines that are being set up: 10.0.0.2, 10.0.0.3"]
@@ -78,7 +78,7 @@ def test_a_run_that_waits_for_machines_names_them(four):
 
 def test_a_run_that_fell_silent_is_dead_and_its_running_trials_are_stopped(four):
     store, trials = four("running", {"retention": 10.0}, None, None)
-    store.write_live("small", sign(trials))
+    store.write_live("small", sign(trials), run="one")
     status = status_of(["small"], store, now=NOW + FRESH_SECONDS + 1)
     assert (status["state"], status["stopped"], status["done"], status["at_work"], status["waiting"]) == (
         "stopped", 1, 1, [], [],
@@ -97,7 +97,7 @@ def test_a_run_that_fell_silent_is_dead_and_its_running_trials_are_stopped(four)
 )
 def test_without_a_run_the_records_tell_the_state(four, outcomes, state):
     store, trials = four(*outcomes)
-    store.write_live("small", sign(trials, state="ended"))
+    store.write_live("small", sign(trials, state="ended"), run="one")
     assert status_of(["small"], store, now=NOW)["state"] == state
 
 
@@ -111,7 +111,7 @@ def test_the_commands_need_a_store_and_no_cluster(four, capsys):
     store, trials = four("running", None, None, None)
     assert main(["status", "--store", store.url, "--json"]) == 0
     assert [one["state"] for one in json.loads(capsys.readouterr().out)] == ["stopped"]
-    store.write_live("small", sign(trials, at=time.time()))
+    store.write_live("small", sign(trials, at=time.time()), run="one")
     assert main(["status", "small", "--store", store.url]) == 0
     assert capsys.readouterr().out.startswith("small: running")
     assert main(["status", "other", "--store", store.url]) == 2

@@ -52,7 +52,7 @@ def test_a_folder_comes_back_as_a_whole(files: Files, tmp_path: Path) -> None:
     (source / "deep").mkdir(parents=True)
     (source / "deep" / "one").write_bytes(b"1")
     (source / "last").write_bytes(b"2")
-    assert files.take_in(source, "taken", last="last")
+    files.place(source, "taken")
     files.bring("taken", tmp_path / "back")
     assert (tmp_path / "back" / "deep" / "one").read_bytes() == b"1"
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".back")] == []

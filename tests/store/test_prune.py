@@ -40,7 +40,7 @@ def fill(tmp_path, *overrides, **changes):
             commit(store, node, b"12345", record=RECORD)
     for point in plan.points:
         if point.values["seed"] == 0:
-            store.write_trial(point.trial, {"status": "done"})
+            store.commit_trial(point.trial, {"status": "done"}, evals=[], predictions=[])
     return store, plan
 
 
@@ -97,7 +97,7 @@ def test_what_broken_runs_left_goes_once_nobody_touches_it(filled):
     kinds = {one.why for one in spare(store, untouched_for=-1.0)}
     assert kinds == {"weights that no pending trial starts from", "checkpoints of a stage", "a torn stage"}
     old = time.time() - 100_000
-    for path in [folder, folder / "step-1"]:
+    for path in [folder.parent, folder, folder / "step-1"]:
         os.utime(path, (old, old))
     assert {one.why for one in spare(store)} == {"weights that no pending trial starts from", "checkpoints of a stage"}
     prune(store, spare(store))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from storing import commit, node
 
-from raysweep.errors import BadInput, StoreError
+from raysweep.errors import BadInput, NewerSchema, StoreError
+from raysweep.store.evaluations import Evaluated
 from raysweep.store.store import Store
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -57,14 +60,64 @@ def test_weights_that_were_dropped_come_back_beside_the_record(url: str, tmp_pat
     assert commit(store, node(), None).record["attempt"] == 1, "a commit that adds nothing changes nothing"
     again = commit(store, node(), b"again", record={"attempt": 2})
     assert read(store, again, tmp_path / "into") == b"again"
-    assert Store(url).stage(node()).record["attempt"] == 2
+    assert Store(url).stage(node()).record["attempt"] == 1, "a record is created once, and never written again"
+    assert read(store, Store(url).stage(node()), tmp_path / "new") == b"again"
+    store.drop_weights(store.stage_folders()[node().id])
+    assert not Store(url).stage(node()).has_weights and store.weights(again, tmp_path / "gone") is None
+    assert read(store, commit(store, node(), b"third", token=7), tmp_path / "into") == b"third"
 
 
-def test_a_commit_with_more_answers_replaces_the_first(url: str) -> None:
+def test_a_commit_adds_the_evaluations_that_the_first_lacks(url: str) -> None:
     store = Store(url)
-    commit(store, node(), None, asked={"kvr": 100.0})
-    commit(store, node(), None, asked={"kvr": 100.0, "popqa": 3.0})
-    assert store.stage(node()).evaluated == {"popqa"}, "kvr is the chain's own"
+    one, two = (Evaluated(letter * 16, {"accuracy": 1.0}, [{"example": "1", "score": 1.0}]) for letter in "ab")
+    commit(store, node(), None, evaluations=[one])
+    commit(store, node(), None, evaluations=[replace(one, row={"accuracy": 0.0}), two])
+    made = Store(url).evaluations.made(f"stages/{store.stage_folders()[node().id]}", [one.id, two.id])
+    assert {name: each.row["accuracy"] for name, each in made.items()} == {one.id: 1.0, two.id: 1.0}
+    assert made[two.id].predictions[0]["score"] == 1.0
+
+
+def test_no_two_commits_share_a_file(url: str) -> None:
+    """Whoever loses takes away what it made, and nothing of another's; a commit is below the number of its lease."""
+    store = Store(url)
+    commit(store, node(), b"first", token=3)
+    path = f"stages/{store.stage_folders()[node().id]}"
+    before = store.files.below(path)
+    commit(store, node(), b"second", token=4)
+    assert store.files.below(path) == before
+    (folder,) = {name.split("/")[2] for name in before} - {"record.json"}
+    assert folder.startswith("3-") and store.stage(node()).record["commit"] == folder
+
+
+def test_a_record_lists_the_digest_of_every_file_that_it_stands_for(url: str) -> None:
+    store = Store(url)
+    commit(store, node(), evaluations=[Evaluated("e" * 16, {"accuracy": 1.0}, [{"example": "1"}])])
+    record = store.stage(node()).record
+    path = f"stages/{store.stage_folders()[node().id]}/{record['commit']}"
+    there = {name.removeprefix(f"{path}/") for name in store.files.below(path)}
+    assert there == {*record["files"], *record["digests"]} and {"curve.parquet", "evals/predictions.parquet"} < there
+
+
+def test_a_curve_that_was_altered_is_not_shown(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(url)
+    commit(store, node())
+    folder = store.stage_folders()[node().id]
+    store.files.write_bytes(f"stages/{folder}/{store.stage(node()).record['commit']}/curve.parquet", b"torn")
+    assert Store(url).stage_table(folder, "curve") is None
+    assert "curve.parquet is missing or not what was committed" in caplog.text
+
+
+def test_a_stage_of_a_later_raysweep_is_refused_and_left_alone(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    store = Store(url)
+    commit(store, node())
+    path = f"stages/{store.stage_folders()[node().id]}/record.json"
+    newer = json.dumps({**store.files.read_json(path), "schema": 9}).encode()
+    store.files.write_bytes(path, newer)
+    for refused in (store.stage, lambda of: commit(store, of)):
+        with pytest.raises(NewerSchema, match="it has schema 9, this raysweep reads 1 and 2: use the raysweep that"):
+            refused(node())
+    assert store.stage_records() == {} and store.with_weights([node().id]) == set()
+    assert "schema 9" in caplog.text and store.files.read_bytes(path) == newer
 
 
 @pytest.mark.parametrize("harm", ["altered", "missing"])
@@ -78,7 +131,7 @@ def test_harmed_weights_are_set_aside_and_said(
     with caplog.at_level(logging.WARNING):
         assert Store(url).weights(stage, tmp_path / "into") is None
     assert "will be trained again" in caplog.text and "model.safetensors" in caplog.text
-    assert store.stage(node()) is None and store.stage_ids() == set()
+    assert not store.stage(node()).has_weights, "its record, its curve and its answers stay"
     assert read(store, commit(store, node(), b"new"), tmp_path / "into") == b"new"
 
 
@@ -163,9 +216,49 @@ def test_checkpoints_stay_when_training_breaks_off_and_go_when_it_ends(tmp_path:
 
 def test_done_are_those_whose_record_says_so(url: str) -> None:
     store = Store(url)
-    store.write_trial("a", {"status": "done"})
+    store.commit_trial("a", {"status": "done"}, evals=[], predictions=[])
     store.write_trial("b", {"status": "failed"})
     assert store.done(["a", "b", "c"]) == {"a"}
+
+
+@pytest.mark.parametrize("harm", ["missing", "torn", "altered"])
+@pytest.mark.parametrize("name", ["evals", "predictions"])
+def test_done_never_hides_a_table_that_is_lost(
+    url: str, name: str, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = Store(url)
+    store.commit_trial("a", {"status": "done"}, evals=[{"stage": 1}], predictions=[{"stage": 1}])
+    path = f"trials/a/{store.trial('a')['tables']['folder']}/{name}.parquet"
+    content = store.files.read_bytes(path)
+    time.sleep(1.1 if store.files.local is None else 0.01)  # moto's times are whole seconds
+    match harm:
+        case "missing":
+            store.files.remove(path)
+        case "torn":
+            store.files.write_bytes(path, content[:-9])
+        case "altered":
+            store.files.write_bytes(path, content[:-20] + b"?" + content[-19:])
+    assert store.done(["a"]) == set() and store.trial_table("a", name) is None
+    assert caplog.text.count("trial a is not done") == 1
+
+
+def test_a_trial_of_a_later_raysweep_is_refused_and_left_alone(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.files.write_json("trials/a/record.json", {"id": "a", "schema": 2, "status": "failed"})
+    assert store.finished(["a"]) == {} and store.trial_table("a", "evals") is None
+    with pytest.raises(NewerSchema, match="it has schema 2, this raysweep reads 1"):
+        store.refuse_newer(["a", "b"])
+
+
+def test_two_writers_of_a_trial_never_mix_their_tables(url: str) -> None:
+    """The record that was written last stands, with the tables of its own commit; a slow reader finds the first ones too."""
+    store = Store(url)
+    store.commit_trial("a", {"status": "done", "by": 1}, evals=[{"stage": 1}], predictions=[{"stage": 1}])
+    first = store.trial("a")
+    store.commit_trial("a", {"status": "done", "by": 2}, evals=[{"stage": 2}], predictions=[{"stage": 2}])
+    store.write_trial("a", {**first, "by": 3})
+    for name in ("evals", "predictions"):
+        assert store.trial_table("a", name).to_pylist()[0]["stage"] == 1
 
 
 def _commit_once(url: str, name: str, byte: int, barrier) -> None:

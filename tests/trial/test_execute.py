@@ -53,7 +53,8 @@ def test_a_trial_leaves_its_record_its_answers_and_its_curve(tmp_path):
     sweep, store = small(tmp_path), Store(tmp_path / "store")
     job = jobs_of(sweep, store)["random/none"]
     record, _ = run(job)
-    assert store.trial(job.trial) == {"id": job.trial, "schema": 1, **record}
+    tables = store.trial(job.trial)["tables"]
+    assert store.trial(job.trial) == {"id": job.trial, "schema": 1, **record, "tables": tables}
     assert record["status"] == "done"
     metrics = record["metrics"]
     assert (metrics["steps_1"], metrics["steps_2"], metrics["stopped_by_1"]) == (8, 4, "epochs")

@@ -54,20 +54,20 @@ def until(happens) -> None:
         time.sleep(0.02)
 
 
-def there(store: Store) -> set[str]:
+def there(store: Store, token: int = 1) -> set[str]:
     """The names of the parts that are in the store."""
-    return {name.split(".")[0] for name in store.files.names(f".in-flight/{node().id}/parts")}
+    return {name.split(".")[0] for name in store.files.names(f".in-flight/{node().id}/{token}/parts")}
 
 
 def test_another_machine_goes_on_from_the_newest_checkpoint_and_nothing_is_left_at_the_end(store, machine):
     machine("one")
-    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE) as folder:
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as folder:
         for step in (3, 8):
             keep(folder, step, b"%d" % step)
             until(lambda step=step: there(store) == {str(step)})
         raise ConnectionError("the node is gone")
     machine("two")
-    with in_flight(store, node(), ALONE) as folder:
+    with in_flight(store, node(), ALONE, token=2) as folder:
         assert [path.name for path in folder.glob("step-*")] == ["step-8"]
         assert (folder / "step-8" / "deep" / "shard.pt").read_bytes() == b"8"
     assert not store.files.names(".in-flight") and not folder.exists()
@@ -75,8 +75,8 @@ def test_another_machine_goes_on_from_the_newest_checkpoint_and_nothing_is_left_
 
 def test_a_checkpoint_that_only_some_machines_have_put_is_none(store, tmp_path):
     def on(name: str, attempt: str, machines: int = 2) -> tuple[Mirror, Path]:
-        folder = tmp_path / name
-        folder.mkdir(exist_ok=True)
+        folder = tmp_path / name / "1"
+        folder.mkdir(parents=True, exist_ok=True)
         path = f".in-flight/{node().id}"
         return Mirror(store.files, path, folder, last=RECORD, attempt=attempt, machine=name, machines=machines), folder
 
@@ -104,7 +104,7 @@ def test_a_checkpoint_that_is_removed_while_it_is_put_is_put_whole(store, machin
         real(self, source, path)
 
     monkeypatch.setattr(Files, "put_file", slow)
-    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE) as folder:
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as folder:
         keep(folder, 3)
         assert putting.wait(20)
         (folder / "step-3" / "deep" / "shard.pt").unlink()  # training has moved on
@@ -112,20 +112,61 @@ def test_a_checkpoint_that_is_removed_while_it_is_put_is_put_whole(store, machin
         until(lambda: there(store) == {"3"})
         raise ConnectionError
     machine("two")
-    with in_flight(store, node(), ALONE) as folder:
+    with in_flight(store, node(), ALONE, token=2) as folder:
         assert (folder / "step-3" / "deep" / "shard.pt").read_bytes() == b"shard"
 
 
 def test_a_place_that_cannot_be_written_stops_no_training(store, machine, monkeypatch, caplog):
     machine("one")
     monkeypatch.setattr(Files, "put_file", lambda *_: (_ for _ in ()).throw(OSError("no room")))
-    with in_flight(store, node(), ALONE) as folder:
+    with in_flight(store, node(), ALONE, token=1) as folder:
         keep(folder, 3)
         until(lambda: "no room" in caplog.text)
 
 
 def test_a_folder_that_all_nodes_see_needs_no_copy(tmp_path):
     store = Store(tmp_path)
-    with in_flight(store, node(), ALONE) as folder:
-        assert folder == tmp_path / ".in-flight" / node().id
+    with in_flight(store, node(), ALONE, token=1) as folder:
+        assert folder == tmp_path / ".in-flight" / node().id / "1"
         assert "raysweep-mirror" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_a_higher_token_goes_on_from_what_lower_ones_left_and_a_sleeper_cannot_harm_it(tmp_path):
+    store = Store(tmp_path)
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as first:
+        keep(first, 5, b"5")
+        raise ConnectionError("its process sleeps")
+    with in_flight(store, node(), ALONE, token=3) as third:
+        assert (third / "step-5" / "deep" / "shard.pt").read_bytes() == b"5"
+        keep(third, 9, b"9")
+        keep(first, 7, b"7")  # it wakes up, and knows no better
+        with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1):
+            raise ConnectionError
+        with in_flight(store, node(), ALONE, token=1):
+            pass  # it even comes to its end
+        assert {path.name for path in third.glob("step-*")} == {"step-5", "step-9"}
+        assert (third / "step-9" / "deep" / "shard.pt").read_bytes() == b"9"
+    assert store.files.names(".in-flight") == []
+
+
+def test_a_checkpoint_of_earlier_code_is_gone_on_from(tmp_path):
+    store = Store(tmp_path)
+    keep(tmp_path / ".in-flight" / node().id, 5, b"5")
+    with in_flight(store, node(), ALONE, token=1) as folder:
+        assert (folder / "step-5" / "deep" / "shard.pt").read_bytes() == b"5"
+    assert store.files.names(".in-flight") == []
+
+
+def test_what_lower_tokens_left_in_a_bucket_goes_once_there_is_a_newer_one(store, machine):
+    machine("one")
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as folder:
+        keep(folder, 3)
+        until(lambda: there(store) == {"3"})
+        raise ConnectionError
+    machine("two")
+    with in_flight(store, node(), ALONE, token=2) as folder:
+        assert there(store) == {"3"}
+        keep(folder, 6)
+        until(lambda: there(store, 2) == {"6"} and not there(store))
+        store.files.write_bytes(f".in-flight/{node().id}/3/parts/9.1.x.y", b"")  # somebody took over
+    assert there(store, 3) == {"9"}, "nobody removes what a higher token has"
