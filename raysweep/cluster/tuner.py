@@ -128,16 +128,12 @@ def _run(
     handoff = JobHandoff(run, jobs)
     sweep = next(iter(jobs.values())).sweep
 
-    def there(stage: str) -> bool:
-        found = store.stage(plan.stages[stage])
-        return found is not None and found.has_weights
-
-    def elsewhere(trial: str) -> bool:
-        return _is_done(store, jobs[trial], but_by=run)
-
     with contextlib.ExitStack() as stack:
         leases = Leases(
-            store.files, holder=f"{sweep} (run {run[:6]})", there=there, says=lambda: turns.says() if turns else {}
+            store.files,
+            holder=f"{sweep} (run {run[:6]})",
+            there=lambda stage: _is_there(store, plan, jobs, stage),
+            says=lambda: turns.says() if turns else {},
         )
         turns = Turns.of(sweep, runtime, most=slots, others=leases.others) if with_others else None
         heartbeat = _heartbeat(store, board, jobs, nodes, behind=lambda: turns.behind if turns else ())
@@ -150,7 +146,7 @@ def _run(
             on_drop=watch.dropped,
             on_out=handoff.out,
             on_done=watch.done_elsewhere,
-            elsewhere=elsewhere,
+            elsewhere=lambda trial: _is_done(store, jobs[trial], but_by=run),
             eviction=_eviction(store, chains, jobs, keep=keep),
             leases=leases,
             turns=turns,
@@ -186,6 +182,16 @@ def _has_turn(turns: Turns | None, heartbeat: Heartbeat) -> bool:
     except KeyboardInterrupt:
         return False
     return True
+
+
+def _is_there(store: Store, plan: Plan, jobs: Mapping[str, Job], stage: str) -> bool:
+    """Whether a stage that another run has committed needs no training: see `_settled`."""
+    found = store.stage(plan.stages[stage])
+    if found is None or found.has_weights:
+        return found is not None
+    kept = {one for job in jobs.values() for one in job.kept}
+    asked = [one for job in jobs.values() for one in job.evaluations if one.stage == stage]
+    return stage not in kept | plan.started_from and not Answered(store).lacking(asked)
 
 
 def _is_done(store: Store, job: Job, *, but_by: str) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import Costs, costs_of, weights_of
-from raysweep.forecast.requests import idle, of_plan
+from raysweep.forecast.requests import idle, of_checkpoint, of_plan
 from raysweep.forecast.roofline import CPU, GPU, Machine
 from raysweep.forecast.simulate import Simulation, lower_bound, simulate
 from raysweep.forecast.tokens import guesses
@@ -84,7 +84,8 @@ def estimate(
     kept = _kept(plan, missing, held, keep, run)
     weights = max(weights_of(trial.spec.model.name) or 0 for trial in plan.trials.values())
     memory = [_need(node.stage.training, weights, runtime) for node in plan.stages.values()]
-    asked = of_plan(
+    kept_often = of_checkpoint(workers=runtime.workers).times(1 / runtime.checkpoint_every)  # a second of a trial
+    asked = kept_often.times(_hours(costs, missing) * 3600 / runtime.workers) + of_plan(
         trials=len(chains),
         stages=len(missing),
         with_weights=len(missing & plan.started_from),

@@ -21,7 +21,6 @@ __all__ = [
     "of_plan",
 ]
 
-PART = 10 * 2**20  # bytes that pyarrow sends at once
 BEAT, LOOK, STATUS = 10.0, 5.0, 5.0  # seconds between two signs of life, looks at others' stages, writes of a status
 
 
@@ -57,10 +56,10 @@ def idle(runs: int = 1, *, awaited: int = 0) -> Requests:
     return each.times(runs)
 
 
-def of_checkpoint(*, workers: int, bytes: int) -> Requests:
-    """One checkpoint that is put into the bucket by one machine, and the one before removed; the parts of its content too."""
+def of_checkpoint(*, workers: int) -> Requests:
+    """One checkpoint that a trial puts into the bucket, and the one before removed."""
     files = 3 * workers + 1
-    return Requests(files + bytes / PART + 6, files + 8)
+    return Requests(2 * files + 8, files + 12)
 
 
 def of_plan(*, trials: int, stages: int, with_weights: int, evaluations: int) -> Requests:

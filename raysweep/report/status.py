@@ -88,7 +88,7 @@ def _reason(one: Mapping[str, Any]) -> str:
     if one["for"] == "stage":
         return f"{trials} for stage {one['stage']}, which {one['by_name']} trains"
     if one["for"] == "turn":
-        return f"{trials} for their turn: {', '.join(one['behind'])} come first, by runtime.priority or by what they had so far"
+        return f"{trials} for their turn: {', '.join(one['behind'])} come first, by runtime.priority"
     asked = " and ".join(f"{amount:g} {name}" for name, amount in one["asks"].items())
     free = ", ".join(f"{one['free'][name]:g} of {one['total'][name]:g} {name} free" for name in one["asks"])
     more = ", and the autoscaler may add nodes" if one.get("growing") else ""

@@ -107,6 +107,10 @@ class Files:
         except (OSError, NotImplementedError) as error:
             raise StoreError(f"{self.name}/{path}: cannot be created: {_shown(error, self.url)}") from None
 
+    def require_create(self) -> None:
+        """BadInput where `create` cannot work here."""
+        _ = self._create
+
     @cached_property
     def _create(self) -> Create:
         return creating(self._fs, self.url, shown=self.name)

@@ -90,6 +90,7 @@ class Leases:
         says: Callable[[], Mapping[str, Any]] = dict,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        files.require_create()
         self._files = files
         self._holder = f"{holder} on {socket.gethostname()}"
         self._id = uuid.uuid4().hex[:16]

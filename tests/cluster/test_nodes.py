@@ -24,8 +24,8 @@ def kept(store: Store, run: subprocess.Popen) -> list[dict]:
     end = time.monotonic() + 240
     while time.monotonic() < end and run.poll() is None:
         for stage in store.files.names(".in-flight"):
-            for part in store.files.names(f".in-flight/{stage}/parts"):
-                found = store.files.read_json(f".in-flight/{stage}/step-{part.split('.')[0]}/progress.json")
+            for part in store.files.names(f".in-flight/{stage}/1/parts"):
+                found = store.files.read_json(f".in-flight/{stage}/1/step-{part.split('.')[0]}/progress.json")
                 if found:
                     return found["curve"]
         time.sleep(0.2)

@@ -16,7 +16,7 @@ from raysweep.store.store import Store
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(1800)]
 
-TRAIN = {**SMALL["train"], "a": {"epochs": 1000}}
+TRAIN = {**SMALL["train"], "a": {"epochs": 200}}
 
 
 def _terminal(file: Path, store: str) -> subprocess.Popen:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from raysweep.errors import BadInput
 from raysweep.store import leases as leases_module
 from raysweep.store.files import Files
 from raysweep.store.leases import BEAT, LEASE, Leases, News, beating
@@ -101,6 +102,11 @@ def test_a_holder_that_was_seen_once_long_ago_is_not_dead(files: Files, elsewher
     ours.beat()
     clock.now += 100 * LEASE
     assert theirs.acquire(["a"]).blocked
+
+
+def test_a_place_that_can_only_overwrite_holds_no_leases() -> None:
+    with pytest.raises(BadInput, match="two runs could not share it"):
+        holder(Files("http://127.0.0.1:1/x"), "ours")
 
 
 def test_closing_gives_all_back(files: Files) -> None:

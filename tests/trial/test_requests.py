@@ -6,10 +6,12 @@ import dataclasses
 import logging
 import re
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from sweeps import small
 
+from raysweep.api import load, overview
 from raysweep.cluster.heartbeat import SECONDS
 from raysweep.forecast import requests
 from raysweep.forecast.requests import (
@@ -20,12 +22,15 @@ from raysweep.forecast.requests import (
     PER_WEIGHTS,
     Requests,
     idle,
+    of_checkpoint,
     of_plan,
 )
+from raysweep.learn.checkpoints import RECORD
 from raysweep.store import leases as leases_module
 from raysweep.store.leases import BEAT, LOOK, Leases
 from raysweep.store.store import Store
 from raysweep.trial.execute import execute
+from raysweep.trial.in_flight import Mirror
 
 LINE = re.compile(r'"(?:\x1b\[\d+m)*(GET|HEAD|PUT|POST|DELETE) ')
 
@@ -115,10 +120,34 @@ def test_a_trial_asks_for_no_more_than_is_forecast(bucket: str, counter: Counter
     assert found.writes >= bound.writes / 2, "the forecast is of use"
 
 
+def test_a_checkpoint_asks_for_no_more_than_is_forecast(bucket: str, counter: Counter, tmp_path: Path) -> None:
+    store, folder = Store(bucket), tmp_path / "1"
+    mirror = Mirror(store.files, ".in-flight/a", folder, last=RECORD, attempt="1", machine="m", machines=1)
+
+    def put(step: int) -> None:
+        (folder / f"step-{step}").mkdir(parents=True)
+        for name in ("model.pt", "optimizer.pt", "rng-0.pt", RECORD):
+            (folder / f"step-{step}" / name).write_bytes(b"1")
+        mirror._put(step)
+
+    put(1)
+    for step in (2, 3):
+        found = counter.during(lambda step=step: put(step))
+        assert within(found, of_checkpoint(workers=1)), found
+
+
 @pytest.mark.parametrize("gpus", [64, 1024, 4096])
 def test_what_runs_have_in_common_is_below_a_tenth_of_what_a_prefix_bears(gpus: int) -> None:
     """Table 2's trials on two GPUs each, of stages that take five minutes: ten times as fast as they are."""
     slots, seconds = gpus // 2, 300.0
     each = PER_TRIAL.times(0.5) + PER_STAGE + PER_WEIGHTS.times(0.1) + PER_EVALUATION.times(2)
-    rate = each.times(slots / seconds) + idle(8, awaited=27)
+    rate = each.times(slots / seconds) + of_checkpoint(workers=2).times(slots / 600) + idle(8, awaited=27)
     assert within(rate, BOUNDS.times(0.1)), rate
+
+
+@pytest.mark.parametrize("gpus", [64, 1024, 4096])
+def test_table_2_asks_a_bucket_for_less_than_a_tenth_of_what_it_bears(root: Path, tmp_path: Path, gpus: int) -> None:
+    told = overview([load(root / "experiments/table2.yaml")], store=tmp_path, workers=gpus)["estimate"]
+    rate = Requests(told["store_writes_per_second"], told["store_reads_per_second"])
+    assert within(rate, BOUNDS.times(0.1))
+    assert 10_000 < told["store_writes"] < 100_000
