@@ -60,6 +60,10 @@ class OutOfRoom(RuntimeError):
         super().__init__(text)
         self.tokens = tokens
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels from a worker to the driver, which tells it from a bug."""
+        return type(self), (str(self), self.tokens)
+
 
 class Engine:
     """A model on DeepSpeed, or on its own where it is only asked.

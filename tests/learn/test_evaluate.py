@@ -310,6 +310,32 @@ def test_memory_that_runs_out_while_asking_is_the_trials_error_with_advice(small
         assert engine.scored.training
 
 
+def test_answers_are_the_same_where_memory_has_room_for_few_questions(small, tokenizer, pairs, training, tmp_path):
+    """And it runs out no more often than half of half of the questions takes."""
+    examples = [*adversarial(), *pairs(30)]
+    questions = [question(example, tokenizer, strip=True) for example in examples]
+    rooms = [1000, 2]
+    failed: list[int] = []
+
+    def tight(_, given):
+        if len(given[0]) > rooms[0]:
+            failed.append(len(given[0]))
+            raise torch.OutOfMemoryError("planted")
+
+    told = []
+    with trained(small, tokenizer, examples, training(epochs=25, batch_size=8), tmp_path) as (engine, _):
+        engine.model.model.layers[1].register_forward_pre_hook(tight)
+        for room in rooms:
+            rooms[0] = room
+            engine.answers.clear()
+            share = likely_share(engine, questions)
+            engine.answers.clear()
+            told.append((share, answer(engine, tokenizer, questions, scorer=SCORERS["rouge_l"], max_new_tokens=20)))
+    assert told[0] == told[1]
+    assert any(one.proven for one in told[0][1]) and not all(one.proven for one in told[0][1])
+    assert 3 <= len(failed) <= 3 * 6, "forced twice and generated on, each from at most 64 questions down to 2"
+
+
 def test_an_engine_that_only_answers_needs_no_deepspeed(small, tokenizer, pairs, training):
     questions = [question(one, tokenizer, strip=True) for one in pairs(10)]
     with Engine(small, training=training(), total_steps=1, runtime=Runtime(), for_training=False) as engine:
