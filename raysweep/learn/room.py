@@ -10,31 +10,31 @@ import torch
 
 __all__ = ["InParts"]
 
-Row = TypeVar("Row")
-Found = TypeVar("Found")
+OneQuestion = TypeVar("OneQuestion")
+OneAnswer = TypeVar("OneAnswer")
 
 log = logging.getLogger(__name__)
 
 
-class InParts(Generic[Row, Found]):
+class InParts(Generic[OneQuestion, OneAnswer]):
     """Calls `ask` with rows and gives what it finds of each. Where memory runs out, it is called with half of them, and
     from then on with no more than that; a single row without room is an error.
 
     A rank does so for itself: what it asks, no other rank waits for.
     """
 
-    def __init__(self, ask: Callable[[Sequence[Row]], Sequence[Found]]) -> None:
+    def __init__(self, ask: Callable[[Sequence[OneQuestion]], Sequence[OneAnswer]]) -> None:
         self._ask = ask
         self._most: int | None = None
 
-    def __call__(self, rows: Sequence[Row]) -> list[Found]:
-        found: list[Found] = []
+    def __call__(self, rows: Sequence[OneQuestion]) -> list[OneAnswer]:
+        found: list[OneAnswer] = []
         while len(found) < len(rows):
             part = rows[len(found) : len(found) + self._most] if self._most else rows[len(found) :]
             found += self._tried(part)
         return found
 
-    def _tried(self, rows: Sequence[Row]) -> Sequence[Found]:
+    def _tried(self, rows: Sequence[OneQuestion]) -> Sequence[OneAnswer]:
         """Nothing, and fewer rows the next time, where there is no room."""
         try:
             return self._ask(rows)
