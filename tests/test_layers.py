@@ -27,7 +27,6 @@ SEAMS = {
     "raysweep.cluster.scheduler": "what Tune runs a sweep with",
     "raysweep.commands.doctor": "a command",
     "raysweep.data.texts": "a mixer's corpus",
-    "raysweep.store.checksums": "what a committed file is compared with",
 }
 
 

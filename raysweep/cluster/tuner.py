@@ -30,6 +30,7 @@ from raysweep.cluster.capacity import (
 from raysweep.cluster.claims import Claims
 from raysweep.cluster.heartbeat import Heartbeat, room
 from raysweep.cluster.job_handoff import JobHandoff
+from raysweep.cluster.ray_compat import OrphanedGroups
 from raysweep.cluster.scheduler import FairShareScheduler, wish_of
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import run_in_group, run_warm
@@ -108,7 +109,8 @@ def _run(
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     claims = Claims(store.absolute_url, sweep=next(iter(jobs.values())).sweep) if with_others else None
     records = store.stage_records()  # after the claims: what is committed from now on is heard of
-    costs = costs_of(plan, records.values(), runtime=runtime)
+    every = next(iter(jobs.values())).evaluate.every
+    costs = costs_of(plan, records.values(), runtime=runtime, calibrations=store.calibrations(), every=every)
     schedule = Schedule(
         chains,
         done_stages=_settled(jobs, records, Answered(store, records)),
@@ -199,6 +201,7 @@ class _Watch(Callback):
         self.board = board
         self._handoff = handoff
         self._heartbeat = heartbeat
+        self._orphans = OrphanedGroups()
         self._store = store
         self._open = dict(jobs)
         self._started: set[str] = set()
@@ -211,6 +214,7 @@ class _Watch(Callback):
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         self._heartbeat.beat()
+        self._orphans.remove()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._started.add(trial.config["trial"])
