@@ -225,7 +225,17 @@ def overview(
     lacking = answered.lacking(evaluations.values()) if resolved else []
     again = {one.stage for one in lacking if one.stage in records and not records[one.stage].get("files")}
     first = sweeps[0].sweep
-    told = estimate(plan, records, done=done, runtime=first.runtime, keep=first.keep, workers=workers, again=again)
+    told = estimate(
+        plan,
+        records,
+        done=done,
+        runtime=first.runtime,
+        keep=first.keep,
+        workers=workers,
+        again=again,
+        calibrations=opened.calibrations(),
+        every=first.evaluate.every,
+    )
     return {
         "sweeps": [one.name for one in sweeps],
         "points": len(plan.points),
@@ -242,6 +252,40 @@ def overview(
         "missing": dict(plan.missing),
         "revisions": dict(plan.revisions),
     }
+
+
+def calibrate(
+    sweep: LoadedSweep, *, store: str | Path | None = None, data: str | Path | None = None
+) -> list[dict[str, Any]]:
+    """Time a few real steps of a sweep's stages on this machine, and keep what came out for estimates of its model.
+
+    One calibration for each base model and precision: of the stages with the fewest and the most tokens a step, with their
+    questions, and with loading and saving the weights. Nothing else in the store changes. Raises BadInput.
+    """
+    from raysweep.forecast.cost import base_of
+    from raysweep.forecast.timed import calibration_id, key_of, worth_timing
+    from raysweep.trial.calibrate import calibrate as time_stages
+
+    opened, folder, runtime = Store(store_url(store)), data_folder(data), sweep.sweep.runtime
+    sources = sweep._sources(folder, opened)
+    plan = make_plan([(sweep.grid, sources)])
+    if missing := {**plan.missing, **sources.missing}:
+        raise BadInput("\n".join(missing.values()))
+    jobs = {trial: sweep._job(plan, trial, opened, folder, sources.pins) for trial in plan.trials}
+    places = {node.id: (job, index) for job in jobs.values() for index, node in enumerate(job.chain)}
+    groups: dict[tuple[str, str], list[Node]] = {}
+    for node in plan.stages.values():
+        job, _ = places[node.id]
+        key = (base_of(job.chain[0].config["start"]), node.stage.training.precision)
+        groups.setdefault(key, []).append(node)
+    found = []
+    for (base, precision), nodes in groups.items():
+        told = time_stages([places[node.id] for node in worth_timing(plan, nodes)])
+        named = {"base": base, "precision": precision, "runtime": runtime}
+        whole = {**told, "of": key_of(**named)}
+        opened.write_calibration(calibration_id(**named, machine=told["machine"]), whole)
+        found.append(whole)
+    return found
 
 
 def export(trial: str, to: str | Path, *, stage: int | None = None, store: str | Path | None = None) -> Path:

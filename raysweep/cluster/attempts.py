@@ -3,24 +3,30 @@
 A process that is killed from outside, or goes with its node, leaves a record that says `running`; the next attempt of the
 run reads it as a loss. Bugs are counted against `runtime.max_failures`, losses against `runtime.max_preemptions`. The
 counts are in the trial's record (`store.records`), since the one who counts may be lost itself; Tune only tries again.
+
+Where a worker of several has no room for a micro-batch, the attempt ends and the next one goes on from the last checkpoint
+with half the tokens at once. It cannot do so by itself: the others are inside a collective call of that step, which nobody
+can leave. That counts as neither, and ends by itself: at one example the trial fails.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ray.exceptions import NodeDiedError, OutOfMemoryError, RayActorError, WorkerCrashedError
 from ray.train import PreemptionError, WorkerGroupError
 
 from raysweep.errors import TrialFailed
+from raysweep.learn.engine import OutOfRoom
 from raysweep.store import records
 from raysweep.store.store import Store
 from raysweep.trial.execute import Job
 
 __all__ = ["attempt", "is_loss", "tries"]
 
+HALVINGS = 20  # from the most tokens of a micro-batch down to one
 LOSSES = (RayActorError, NodeDiedError, OutOfMemoryError, WorkerCrashedError, PreemptionError)
 
 
@@ -53,13 +59,17 @@ def is_loss(error: BaseException) -> bool:
 
 def tries(job: Job) -> int:
     """How often Tune may start a trial again at most: one more than our own counts allow, so that they have the last word."""
-    return job.runtime.max_failures + job.runtime.max_preemptions + 1
+    return job.runtime.max_failures + job.runtime.max_preemptions + HALVINGS + 1
 
 
 def _result(error: Exception) -> TrialFailed | None:
     """What a worker of a group knows to fail again, whatever the others then raised."""
-    raised = error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
-    return next((one for one in raised if isinstance(one, TrialFailed)), None)
+    return next((one for one in _raised(error) if isinstance(one, TrialFailed)), None)
+
+
+def _raised(error: Exception) -> Iterable[BaseException]:
+    """What the workers of a group raised."""
+    return error.worker_failures.values() if isinstance(error, WorkerGroupError) else ()
 
 
 def _failed(job: Job, result: TrialFailed) -> dict[str, Any]:
@@ -76,6 +86,8 @@ def _account(job: Job, error: Exception) -> dict[str, Any]:
     store = Store(job.store)
     record = store.trial(job.trial) or {}
     begun = bool(job.run) and record.get("run") == job.run
+    if any(isinstance(one, OutOfRoom) for one in _raised(error)):
+        return _written(store, job, records.halved_trial(record)) if begun else record
     if is_loss(error):
         return _written(store, job, records.lost_trial(record)) if begun else record
     if begun and record["status"] == "failed":

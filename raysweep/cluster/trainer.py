@@ -28,7 +28,9 @@ from raysweep.cluster.attempts import attempt
 from raysweep.cluster.capacity import worker_resources
 from raysweep.cluster.job_handoff import handed
 from raysweep.cluster.metrics import observed
+from raysweep.cluster.ray_compat import tell_train_its_cluster
 from raysweep.errors import TrialFailed
+from raysweep.learn.ranks import meeting_place, torchrun_variables
 from raysweep.trial.execute import Job, Report, execute
 
 __all__ = ["fit_alone", "group_trainer", "run_in_group", "run_warm", "torchrun_variables"]
@@ -66,6 +68,7 @@ def group_trainer(
 
     Attempts are counted by us, so that Ray Train tries once: a lost worker and a bug count apart (`attempts`).
     """
+    tell_train_its_cluster()
     resources = worker_resources(job.runtime)
     return TorchTrainer(
         loop or _run_in_worker,
@@ -91,8 +94,6 @@ def fit_alone(job: Job, report: Report) -> dict[str, Any]:
     Ray Train's local mode: it opens a process group of one and runs the loop here, in the thread that all trials of a
     process have in common. The group is closed at the end.
     """
-    from raysweep.learn.ranks import meeting_place
-
     place = meeting_place()
     done: Future[dict[str, Any]] = Future()
     _trials().put((done, lambda: _fit(job, report, torchrun_variables(port=place.port))))
@@ -131,21 +132,6 @@ def _run_each(given: SimpleQueue[tuple[Future[Any], Callable[[], Any]]]) -> None
         except BaseException as error:  # it is raised again by who waits
             done.set_exception(error)
         del done, run  # an error holds all that its trial had
-
-
-def torchrun_variables(
-    *, port: int, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1, address: str = "127.0.0.1"
-) -> dict[str, str]:
-    """What torchrun would set for this rank, of one alone without more, where a store listens at `port` already."""
-    return {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(size),
-        "LOCAL_RANK": str(local_rank),
-        "LOCAL_WORLD_SIZE": str(local_size),
-        "MASTER_ADDR": address,
-        "MASTER_PORT": str(port),
-        "TORCHELASTIC_USE_AGENT_STORE": "True",
-    }
 
 
 def _run_here(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from raysweep.cluster.capacity import (
 )
 from raysweep.cluster.heartbeat import Heartbeat, room
 from raysweep.cluster.job_handoff import JobHandoff
+from raysweep.cluster.ray_compat import OrphanedGroups
 from raysweep.cluster.searcher import StageSearcher, param_space, point_key
 from raysweep.cluster.trainer import run_in_group, run_warm
 from raysweep.cluster.turns import Turns
@@ -115,7 +116,8 @@ def _run(
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     records = store.stage_records()
-    costs = costs_of(plan, records.values(), runtime=runtime)
+    every = next(iter(jobs.values())).evaluate.every
+    costs = costs_of(plan, records.values(), runtime=runtime, calibrations=store.calibrations(), every=every)
     schedule = Schedule(
         chains,
         done_stages=_settled(jobs, records, Answered(store, records)),
@@ -251,6 +253,7 @@ class _Watch(Callback):
         self.board = board
         self._handoff = handoff
         self._heartbeat = heartbeat
+        self._orphans = OrphanedGroups()
         self._store = store
         self._open = dict(jobs)
         self._started: set[str] = set()
@@ -263,6 +266,7 @@ class _Watch(Callback):
 
     def on_step_end(self, iteration: int, trials: Sequence[Any], **info: Any) -> None:
         self._heartbeat.beat()
+        self._orphans.remove()
 
     def on_trial_start(self, iteration: int, trials: Sequence[Any], trial: Any, **info: Any) -> None:
         self._started.add(trial.config["trial"])

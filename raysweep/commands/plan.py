@@ -23,9 +23,11 @@ def declare(commands: Any) -> None:
             "plan experiments/table2.yaml",
             "plan experiments/table2.yaml --workers 64 --json",
             "plan A.yaml B.yaml --set 'grid.seed=[0, 1]'",
+            "plan experiments/table2.yaml --calibrate",
         ],
         takes_files,
         _takes_workers,
+        _takes_calibrate,
         takes_set,
         takes_store,
         takes_data,
@@ -45,11 +47,17 @@ def declare(commands: Any) -> None:
 
 
 def _plan(options: argparse.Namespace) -> int:
-    from raysweep.api import load, overview
+    from raysweep.api import calibrate, load, overview
 
     sweeps = [load(file, options.set) for file in options.files]
-    found = overview(sweeps, store=options.store, data=options.data, workers=options.workers)
-    print(json.dumps(found, indent=1) if options.json else "\n".join([*_counted(found), *_estimated(found)]))
+    place = {"store": options.store, "data": options.data}
+    timed = [one for sweep in sweeps for one in calibrate(sweep, **place)] if options.calibrate else []
+    found = overview(sweeps, **place, workers=options.workers) | ({"calibrated": timed} if timed else {})
+    print(
+        json.dumps(found, indent=1)
+        if options.json
+        else "\n".join([*_counted(found), *_calibrated(found), *_estimated(found)])
+    )
     return DONE
 
 
@@ -106,6 +114,15 @@ def _estimated(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def _calibrated(found: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for one in found.get("calibrated", ()):
+        steps = ", ".join(f"{stage['step']:.3g} s for {stage['tokens']:,.0f} tokens" for stage in one["stages"])
+        around = f"{one['open']:.3g} s to load, {one['save']:.3g} s to save, {one['answer']:.2g} s a question"
+        lines.append(f"  timed here        {one['model']} on {one['machine']}: a step {steps}; {around}")
+    return lines
+
+
 def _prune(options: argparse.Namespace) -> int:
     from raysweep.api import store_url
     from raysweep.store.prune import keeps_all, prune, spare
@@ -147,6 +164,15 @@ def _clock(hours: float) -> str:
 def _takes_workers(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workers", metavar="N", type=int, help="also tell how long it takes with so many workers (GPUs) in all"
+    )
+
+
+def _takes_calibrate(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--calibrate",
+        action="store_true",
+        help="first time a few real steps, questions, loads and saves of these sweeps' models on this machine; the store "
+        "keeps what came out, and estimates rest on it",
     )
 
 

@@ -1,15 +1,16 @@
 """What a stage costs, in seconds of one worker: as it was measured, else by a roofline, corrected by what was measured.
 
-A stage that was trained with another seed tells the most. Failing that, how much longer the store's stages of the same
-model and precision took than the roofline says of them, and failing that, those of other models on the same kind of
-machine: in their steps, and in what is loaded, evaluated and saved around them. So a few real steps calibrate a plan.
+A stage that was trained with another seed tells the most. Failing that, a calibration of the same model and runtime
+(`plan --calibrate`: real steps, questions, loads and saves, on the clock). Failing that, how much longer the store's
+stages of the same model and precision took than the roofline says of them, and failing that, those of other models on the
+same kind of machine: in their steps, and in what is loaded, evaluated and saved around them.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,28 +20,31 @@ from typing import Any
 from raysweep.data.models import local_path
 from raysweep.errors import RaysweepError
 from raysweep.forecast.roofline import CPU, GPU, Spent, Work, spent_on
+from raysweep.forecast.timed import Calibration, found_among
 from raysweep.forecast.tokens import steps_of, tokens_of
 from raysweep.learn.memory import shape_of
 from raysweep.plan.identity import fingerprint
 from raysweep.plan.plan import Node, Plan
 from raysweep.sweep.catalog import BUILT_IN_MODELS
-from raysweep.sweep.spec import Runtime
+from raysweep.sweep.spec import Every, Runtime
 from raysweep.sweep.stage import Stage
 
-__all__ = ["Costs", "costs_of", "spent", "weights_of"]
+__all__ = ["EACH_EPOCH", "Costs", "base_of", "costs_of", "spent", "weights_of"]
 
 SIZES = {"tiny": 1_830_000}
+EACH_EPOCH = Every(epochs=1)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Worker-seconds of every stage, how many stages were told in which way, the models of unknown size, and the stages
-    whose tokens had to be estimated."""
+    whose tokens had to be estimated; and the kinds of machines on which calibrations were made that tell a stage."""
 
     seconds: Mapping[str, float]
     basis: Counter[str] = field(default_factory=Counter)
     unknown: frozenset[str] = frozenset()
     estimated: frozenset[str] = frozenset()
+    timed_on: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +82,7 @@ class _Measured:
     by_machine: dict[str, _Correction] = field(default_factory=dict)
 
     def add(self, start: Mapping[str, Any], record: Mapping[str, Any]) -> None:
-        base, config, taken = _base(start), record["config"], spent(record)
+        base, config, taken = base_of(start), record["config"], spent(record)
         self.by_work.setdefault((base, _work(config)), []).append(taken)
         told = _roofline_of(start, record)
         if told:
@@ -95,10 +99,18 @@ class _Measured:
         return max(kinds, key=lambda pace: pace.taken.whole, default=None)
 
 
-def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, runtime: Runtime) -> Costs:
+def costs_of(
+    plan: Plan,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    runtime: Runtime,
+    calibrations: Sequence[Mapping[str, Any]] = (),
+    every: Every = EACH_EPOCH,
+) -> Costs:
     """The costs of all stages of a plan under `runtime`, from the records of finished stages as far as they tell.
 
-    Where a sweep does not say on how many GPUs a worker runs, a built-in model is taken to run on a CPU, others on one.
+    `every` says how often D_A is asked along a stage, which counts where `calibrations` tell what a stage costs. Where a
+    sweep does not say on how many GPUs a worker runs, a built-in model is taken to run on a CPU, others on one.
     """
     measured = _read(records)
     models = {trial.stages[0]: trial.spec.model.name for trial in plan.trials.values()}
@@ -107,15 +119,16 @@ def costs_of(plan: Plan, records: Iterable[Mapping[str, Any]], *, runtime: Runti
     basis: Counter[str] = Counter()
     roots: dict[str, _Root] = {}
     estimated = set()
+    timing = _Timing(plan, calibrations, runtime, every)
     for node in plan.stages.values():
         roots[node.id] = root = (
-            roots[node.parent] if node.parent else _Root(_base(node.config["start"]), models[node.id], node.stage)
+            roots[node.parent] if node.parent else _Root(base_of(node.config["start"]), models[node.id], node.stage)
         )
-        told, seconds[node.id] = _cost(node, root, measured, weights=sizes[root.model], runtime=runtime)
+        told, seconds[node.id] = _cost(node, root, measured, timing, weights=sizes[root.model], runtime=runtime)
         basis[told] += 1
         estimated |= {node.id} if told != "measured" else set()
     unknown = frozenset(name for name, size in sizes.items() if size is None)
-    return Costs(seconds, basis, unknown, frozenset(estimated))
+    return Costs(seconds, basis, unknown, frozenset(estimated), frozenset(timing.machines))
 
 
 def weights_of(name: str) -> int | None:
@@ -136,9 +149,60 @@ def _counted(name: str) -> int | None:
         return None
 
 
-def _cost(node: Node, root: _Root, measured: _Measured, *, weights: int | None, runtime: Runtime) -> tuple[str, float]:
+class _Timing:
+    """What calibrations say of the stages of a plan; `machines` are the kinds on which those were made that said anything."""
+
+    def __init__(self, plan: Plan, calibrations: Sequence[Mapping[str, Any]], runtime: Runtime, every: Every) -> None:
+        self._plan = plan
+        self._calibrations = calibrations
+        self._runtime = runtime
+        self._every = every
+        self._known: dict[tuple[str, str], Calibration | None] = {}
+        self._questions: Counter[str | None] | None = None
+        self.machines: set[str] = set()
+
+    def cost(self, node: Node, root: _Root) -> float | None:
+        """Worker-seconds of a stage; None where nothing like it was timed."""
+        pace = self._pace(root.base, node.stage.training.precision)
+        if pace is None:
+            return None
+        self.machines.add(pace.machine)
+        steps = steps_of(node.stage, root.d_a)
+        asked_along = self._every.epochs and node.stage.training.epochs / self._every.epochs
+        times = (asked_along or steps / (self._every.steps or steps or 1)) if node.parent else 0.0
+        return pace.spent(
+            steps=steps,
+            tokens=tokens_of(node.stage, root.d_a),
+            workers=self._runtime.workers,
+            in_curve=times * root.d_a.selection.examples,
+            in_evaluations=self._asked(node.id),
+        ).whole
+
+    def _pace(self, base: str, precision: str) -> Calibration | None:
+        if not self._calibrations:
+            return None
+        key = (base, precision)
+        if key not in self._known:
+            self._known[key] = found_among(self._calibrations, base=base, precision=precision, runtime=self._runtime)
+        return self._known[key]
+
+    def _asked(self, stage: str) -> int:
+        """The questions of all evaluations of a stage."""
+        if self._questions is None:
+            distinct = {one.id: one for trial in self._plan.trials for one in self._plan.evaluations(trial)}
+            self._questions = Counter()
+            for one in distinct.values():
+                self._questions[one.stage] += one.selection.examples
+        return self._questions[stage]
+
+
+def _cost(
+    node: Node, root: _Root, measured: _Measured, timing: _Timing, *, weights: int | None, runtime: Runtime
+) -> tuple[str, float]:
     if measured.by_work and (same := measured.by_work.get((root.base, _work(node.config)))):
         return "measured", fmean(same)
+    if (timed := timing.cost(node, root)) is not None:
+        return "timed", timed
     training = node.stage.training
     work = Work(
         weights=weights or 0,
@@ -196,7 +260,8 @@ def _device(record: Mapping[str, Any]) -> str:
     return record["engine"].get("device", "cpu")
 
 
-def _base(start: Mapping[str, Any]) -> str:
+def base_of(start: Mapping[str, Any]) -> str:
+    """The identity of the base model that a chain begins with."""
     return fingerprint("base", start)
 
 

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any, Literal
 
 from raysweep.errors import BadInput
-from raysweep.forecast.cost import Costs, costs_of, weights_of
+from raysweep.forecast.cost import EACH_EPOCH, Costs, costs_of, weights_of
 from raysweep.forecast.requests import idle, of_checkpoint, of_plan
 from raysweep.forecast.roofline import CPU, GPU, Machine
 from raysweep.forecast.simulate import Simulation, lower_bound, simulate
@@ -16,7 +16,7 @@ from raysweep.forecast.tokens import guesses
 from raysweep.learn.memory import ModelShape, Need, need
 from raysweep.plan.plan import Plan
 from raysweep.plan.schedule import settled
-from raysweep.sweep.spec import Runtime
+from raysweep.sweep.spec import Every, Runtime
 from raysweep.sweep.stage import Training
 
 __all__ = ["Estimate", "estimate"]
@@ -67,13 +67,16 @@ def estimate(
     keep: Literal["shared", "all", "none"],
     workers: int | None = None,
     again: Collection[str] = (),
+    calibrations: Sequence[Mapping[str, Any]] = (),
+    every: Every = EACH_EPOCH,
 ) -> Estimate | str:
     """The forecast of all trials that are not `done`; a sentence where nothing can be told.
 
     `records` are those of the store's finished stages; `again` are finished ones that must be trained again. With `workers`
-    the schedule is run on virtual time. Raises BadInput where not even one trial fits that many workers.
+    the schedule is run on virtual time. `calibrations` are the store's, and `every` says how often D_A is asked along a stage.
+    Raises BadInput where not even one trial fits that many workers.
     """
-    costs = costs_of(plan, records.values(), runtime=runtime)
+    costs = costs_of(plan, records.values(), runtime=runtime, calibrations=calibrations, every=every)
     if costs.unknown and costs.basis.keys() & {"calibrated", "computed"}:
         return f"how large {', '.join(sorted(costs.unknown))} is cannot be told from here"
     chains = {name: trial.stages for name, trial in plan.trials.items() if name not in done}
@@ -166,6 +169,7 @@ def _assumes(costs: Costs, guessed: Sequence[str]) -> str:
     """What the hours rest on, in words."""
     words = {
         "measured": "as measured with other seeds",
+        "timed": f"as plan --calibrate timed such steps, questions, loads and saves ({', '.join(sorted(costs.timed_on))})",
         "scaled": "by a roofline, corrected by the same model's finished stages",
         "calibrated": "by a roofline, corrected by other models' finished stages",
         "computed": f"by a roofline ({_rates(GPU)} a GPU, {_rates(CPU)} a CPU worker)",

@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import astuple, dataclass
+from functools import cache
 
 import torch
+from transformers import PreTrainedConfig
 
 from raysweep.learn.attention import keeps_keys
 from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import warm_cache
 from raysweep.learn.ranks import Ranks
 
-__all__ = ["Architecture", "find_architecture"]
+__all__ = ["SUPPORTED", "Architecture", "find_architecture", "say_what_is_promised"]
 
+log = logging.getLogger(__name__)
+
+# What Transformers calls them: families that are tested whole (tests/learn/test_families.py). SmolLM 1 and 2 are Llamas.
+SUPPORTED = frozenset(
+    {
+        "llama",
+        "mistral",
+        "qwen2",
+        "qwen3",
+        "gemma",
+        "gemma2",
+        "gemma3_text",
+        "olmo",
+        "olmo2",
+        "gpt2",
+        "gpt_neox",
+        "smollm3",
+    }
+    | {"granite", "cohere"}
+)
 TOKENS = 8
 PADDING = 2
 # What families without a key cache, a mask or positions answer when they are given one.
@@ -47,6 +70,22 @@ class Architecture:
             "answers otherwise beside padding: only questions of one length are asked together": self.sees_padding,
         }
         return [what for what, holds in told.items() if holds]
+
+
+def say_what_is_promised(config: PreTrainedConfig) -> None:
+    """One warning in a process for a family that nobody tests."""
+    family = config.get_text_config().model_type
+    if family not in SUPPORTED:
+        _say_untested(family, keeps_keys(config))
+
+
+@cache
+def _say_untested(family: str, keeps: bool) -> None:
+    recurrent = "" if keeps else "; it has recurrent layers, which were promised once and are not any more"
+    log.warning(
+        "%s models are not among the families that are tested (%s): this one is tried, and was checked on a few tokens%s",
+        family, ", ".join(sorted(SUPPORTED)), recurrent,
+    )  # fmt: skip
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ from torch import nn
 
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
-from raysweep.learn.architecture import Architecture, find_architecture
+from raysweep.learn.architecture import Architecture, find_architecture, say_what_is_promised
 from raysweep.learn.attention import deterministic
 from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
@@ -59,6 +59,10 @@ class OutOfRoom(RuntimeError):
     def __init__(self, text: str, tokens: int):
         super().__init__(text)
         self.tokens = tokens
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """It travels from a worker to the driver, which tells it from a bug."""
+        return type(self), (str(self), self.tokens)
 
 
 class Engine:
@@ -322,6 +326,8 @@ class Engine:
                 f"model folder {self.folder}: {name} is no decoder, since what it says of a token depends on those that "
                 "come after it; use a causal language model"
             )
+        if self.ranks.rank == 0:
+            say_what_is_promised(self.model.config)
         for cost in architecture.costs:
             log.info("%s %s", name, cost)
         self.scored.own_head = architecture.own_head

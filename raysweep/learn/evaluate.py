@@ -5,6 +5,9 @@ proved in that one pass, and most other answers are already seen to differ. Only
 with a key cache, batched by length, a row at a time dropping out at eos, at the question's stop text, at the length
 limit, or as soon as its scorer says that nothing can come of it.
 
+Where an earlier answer to a question is at hand, of this model or of another, it is a draft: one more forced pass shows how
+far greedy decoding agrees with it, and generation goes on from there. A wrong draft costs its part of that pass.
+
 Teacher forcing and generation compute the same sums in another order. A forced token therefore counts only where its
 logit leads by more than that can shift; where it does not, generation decides, and so every verdict is
 that of `transformers.generate`, but for ties within rounding that generation itself decides by its batch.
@@ -12,7 +15,7 @@ that of `transformers.generate`, but for ties within rounding that generation it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,6 +29,7 @@ from raysweep.sweep.spec import Answers
 __all__ = ["Prediction", "Recall", "answer"]
 
 BATCH = 64
+NO_DRAFTS: Mapping[str, str] = {}
 WHITE = 16  # tokens
 CLEANED = (
     *((f" {mark}", mark) for mark in (".", "?", "!", ",")),
@@ -54,11 +58,13 @@ def answer(
     max_new_tokens: int | None = None,
     answers: Answers = "decided",
     batch_size: int = BATCH,
+    earlier: Mapping[str, str] = NO_DRAFTS,
 ) -> list[Prediction]:
     """Ask and score every question, in their order; every rank calls and gets the whole list.
 
     `max_new_tokens` is the scorer's own limit where it is None. `answers` ends generation where a score is decided, or has
-    every answer `whole`: up to its own end or the limit, whatever its scorer says on the way.
+    every answer `whole`: up to its own end or the limit, whatever its scorer says on the way. `earlier` are texts by question
+    id that the model may answer with again: they change no answer, and right ones save passes.
     """
     if answers == "whole":
         scorer = replace(scorer, may_match=None)
@@ -66,7 +72,7 @@ def answer(
     reader = Reader(tokenizer, scorer, most, lambda one: most, _ends(engine, tokenizer))
     own = dealt(engine, questions)
     with engine.asking():
-        parts = _answers(engine, reader, [questions[index] for index in own], batch_size)
+        parts = _answers(engine, reader, [questions[index] for index in own], batch_size, earlier)
         found = [(own[index], prediction) for part in parts for index, prediction in part]
     together = dict(pair for part in engine.ranks.gather(found) for pair in part)
     return [together[index] for index in range(len(questions))]
@@ -147,6 +153,19 @@ class Reader:
         text = self.text(tokens, one)
         return Prediction(one.id, text, self.scorer.score(text, one.golds), proven, self.is_whole(tokens, one))
 
+    def draft(self, tokens: Sequence[int], text: str | None) -> tuple[int, ...]:
+        """An earlier answer as tokens with an end, if it begins with those that are known and goes on; else nothing."""
+        if not text:
+            return ()
+        said = self.tokenizer.encode(text, add_special_tokens=False)[: self.most]
+        agrees = len(said) > len(tokens) and said[: len(tokens)] == list(tokens)
+        return (*said, *sorted(self.ends)[:1]) if agrees else ()
+
+    def up_to_the_end(self, tokens: tuple[int, ...], one: Question, *, known: int) -> tuple[int, ...]:
+        """The tokens up to where generation would end, of which so many are known to be before that."""
+        ends = (count for count in range(known, len(tokens)) if not self.is_open(tokens[:count], one))
+        return tokens[: next(ends, len(tokens))]
+
     def _decoded(self, tokens: Sequence[int]) -> str:
         return self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
@@ -155,10 +174,18 @@ Part = list[tuple[int, Prediction]]
 Begun = list[tuple[int, tuple[int, ...]]]
 
 
-def _answers(engine: Engine, reader: Reader, questions: Sequence[Question], batch_size: int = BATCH) -> Iterator[Part]:
+def _answers(
+    engine: Engine,
+    reader: Reader,
+    questions: Sequence[Question],
+    batch_size: int = BATCH,
+    earlier: Mapping[str, str] = NO_DRAFTS,
+) -> Iterator[Part]:
     """Answers with their questions' numbers, batch by batch as they become known: first what forcing shows."""
+    undrafted: Begun = []
+    yield from _by_force(engine, reader, questions, undrafted)
     begun: Begun = []
-    yield from _by_force(engine, reader, questions, begun)
+    yield _by_draft(engine, reader, questions, undrafted, earlier, begun)
     rows = [(questions[index], tokens) for index, tokens in begun]
     for done in generate(engine, reader, rows, batch_size=batch_size):
         numbers = [begun[row][0] for row, _ in done]
@@ -181,6 +208,32 @@ def _by_force(
             elif begun is not None:
                 begun.append((index, tokens))
         yield known
+
+
+def _by_draft(
+    engine: Engine,
+    reader: Reader,
+    questions: Sequence[Question],
+    undrafted: Begun,
+    earlier: Mapping[str, str],
+    begun: Begun,
+) -> Part:
+    """What forcing earlier answers ends; what must go on is put into `begun`, with the tokens that they have in common."""
+    drafts = [reader.draft(tokens, earlier.get(questions[index].id)) for index, tokens in undrafted]
+    drafted = [row for row, draft in enumerate(drafts) if draft]
+    asked = [replace(questions[undrafted[row][0]], target=drafts[row]) for row in drafted]
+    forced = dict(pair for part in force(engine, engine.scored, asked) for pair in part) if asked else {}
+    longer = {row: forced[number].tokens for number, row in enumerate(drafted)}
+    known = []
+    for row, (index, tokens) in enumerate(undrafted):
+        one = questions[index]
+        if row in longer:
+            tokens = reader.up_to_the_end(longer[row], one, known=len(tokens))
+        if row not in longer or reader.is_open(tokens, one):
+            begun.append((index, tokens))
+        else:
+            known.append((index, reader.prediction(tokens, one, proven=False)))
+    return known
 
 
 def _is_known(one: Prediction) -> bool:

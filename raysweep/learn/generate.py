@@ -13,6 +13,7 @@ from raysweep.data.encoding import Question
 from raysweep.learn.attention import has_window
 from raysweep.learn.engine import Engine
 from raysweep.learn.prefix import shared_length, warm_cache
+from raysweep.learn.room import InParts
 
 __all__ = ["Judge", "generate"]
 
@@ -35,9 +36,9 @@ def generate(
     Call it inside `engine.asking()`.
     """
     order = sorted(range(len(rows)), key=lambda index: _length(rows[index]))
+    decoded = InParts(lambda part: _Decoding(engine, part).run(judge))
     for chosen in _batches(order, rows, batch_size, of_one_length=engine.architecture.sees_padding):
-        batch = _Decoding(engine, [rows[index] for index in chosen])
-        yield list(zip(chosen, batch.run(judge), strict=True))
+        yield list(zip(chosen, decoded([rows[index] for index in chosen]), strict=True))
 
 
 def _batches(

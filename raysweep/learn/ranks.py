@@ -21,7 +21,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-__all__ = ["Ranks", "connect", "meeting_place"]
+__all__ = ["Ranks", "connect", "meeting_place", "torchrun_variables"]
 
 FIRST_LOOK, LAST_LOOK = 0.001, 0.5  # seconds between two looks at who is there, twice as long each time
 NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -167,6 +167,21 @@ def meeting_place() -> dist.TCPStore:
     of torchrun's variables alone, can be taken in between. Ranks that come here need TORCHELASTIC_USE_AGENT_STORE.
     """
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def torchrun_variables(
+    *, port: int, rank: int = 0, size: int = 1, local_rank: int = 0, local_size: int = 1, address: str = "127.0.0.1"
+) -> dict[str, str]:
+    """What torchrun would set for this rank, of one alone without more, where a store listens at `port` already."""
+    return {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(size),
+        "LOCAL_RANK": str(local_rank),
+        "LOCAL_WORLD_SIZE": str(local_size),
+        "MASTER_ADDR": address,
+        "MASTER_PORT": str(port),
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
 
 
 def _open() -> None:

@@ -16,6 +16,7 @@ from raysweep.data.encoding import Question
 from raysweep.learn.engine import Engine
 from raysweep.learn.loss import Scored
 from raysweep.learn.prefix import Prefix
+from raysweep.learn.room import InParts
 
 __all__ = ["Forced", "dealt", "force", "likely_share"]
 
@@ -67,10 +68,11 @@ def force(engine: Engine, scored: Scored, questions: Sequence[Question]) -> Iter
     sharing = [] if engine.architecture.forgets else [questions[index].prompt for index in new]
     prefix = Prefix(scored.base, sharing, engine.device)
     order = sorted(new, key=lambda index: _length(questions[index]))
+    forced = InParts(lambda part: list(_forced(engine, scored, part, prefix)))
     start = 0
     for size in _sizes([_length(questions[index]) - prefix.length for index in order], engine.device.type):
         chosen = order[start : start + size]
-        found = list(zip(chosen, _forced(engine, scored, [questions[index] for index in chosen], prefix), strict=True))
+        found = list(zip(chosen, forced([questions[index] for index in chosen]), strict=True))
         known.update((questions[index], answer) for index, answer in found)
         yield found
         start += size

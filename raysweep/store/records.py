@@ -16,6 +16,7 @@ __all__ = [
     "failed_trial",
     "finished_stage",
     "gives_up",
+    "halved_trial",
     "lost_trial",
     "lost_too_often",
     "signature_of",
@@ -90,7 +91,8 @@ def tally(before: Mapping[str, Any], *, run: str) -> dict[str, int]:
 
 def _is_lost(before: Mapping[str, Any], *, run: str) -> bool:
     """Whether an attempt of this run left a record that still says `running`: its process had no time for another word."""
-    return bool(run) and before.get("run") == run and before.get("status") == "running"
+    told = before.get("status") == "running" and not before.get("halved")
+    return bool(run) and before.get("run") == run and told
 
 
 def lost_trial(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -99,6 +101,11 @@ def lost_trial(record: Mapping[str, Any]) -> dict[str, Any]:
     failures = record["of_run"]["failures"] - (record["status"] == "failed")
     kept = {name: value for name, value in record.items() if name not in said}
     return {**kept, "status": "running", "of_run": {**record["of_run"], "failures": failures}}
+
+
+def halved_trial(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of an attempt that ended for the next one to take half the tokens at once: neither a bug nor a loss."""
+    return {**lost_trial(record), "halved": True}
 
 
 def lost_too_often(header: Mapping[str, Any], *, most: int) -> dict[str, Any] | None:

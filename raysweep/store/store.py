@@ -8,6 +8,7 @@
                                     pins/ (a hub commit in each file)
                                     status/<run>.json (its last sign of life: for people, never the truth)
                                     trials.parquet (its dataframe as last read: made from the records, never the truth)
+    <store>/calibrations/<id>.json  what a machine takes for a few steps of a model: for estimates
 
 What a stage or a trial is, its record says, and it is written last; a trial's also says how far it is (`status`), and
 which evaluations it is made of: its tables repeat them, for those who read many trials. How stages are committed and kept
@@ -82,6 +83,17 @@ class Store(Stages):
     def write_familiarity(self, key: str, known: Mapping[str, bool]) -> None:
         """Keep what a model knows."""
         self.files.write_json(f"familiarity/{key}.json", known)
+
+    # ---- how fast machines are
+
+    def calibrations(self) -> list[dict[str, Any]]:
+        """What `plan --calibrate` has timed, one for each model, runtime and kind of machine."""
+        found = (self.files.read_json(f"calibrations/{name}") for name in self.files.names("calibrations"))
+        return [one for one in found if one]
+
+    def write_calibration(self, name: str, told: Mapping[str, Any]) -> None:
+        """Keep a calibration, in place of an earlier one of that name."""
+        self.files.write_json(f"calibrations/{name}.json", {**told, "made": timestamp(time.time())})
 
     # ---- trials
 

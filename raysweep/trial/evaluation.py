@@ -25,6 +25,7 @@ from raysweep.trial.inputs import Inputs
 __all__ = [
     "PLACE",
     "Asked",
+    "EarlierAnswers",
     "evaluate",
     "formerly",
     "kept_from_before",
@@ -55,8 +56,27 @@ def prepared(evaluations: Iterable[Evaluation], inputs: Inputs) -> list[Asked]:
     return found
 
 
-def evaluate(engine: Engine, asked: Asked, tokenizer: Any) -> Evaluated:
-    """Ask the model in `engine` and score what it says; every rank calls and gets all answers."""
+class EarlierAnswers:
+    """What was answered before to the same examples, of which the latest answer is the likeliest to come again."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, dict[str, str]] = {}
+
+    def add(self, made: Iterable[Evaluated]) -> None:
+        """Take note of an evaluation's answers; one of earlier code may not say of which examples they are."""
+        for one in made:
+            if examples := one.row.get("digest"):
+                texts = self._texts.setdefault(examples, {})
+                texts |= {row["example"]: row["prediction"] for row in one.predictions}
+
+    def to(self, asked: Asked) -> Mapping[str, str]:
+        """Texts by example id."""
+        return self._texts.get(asked.digest, {})
+
+
+def evaluate(engine: Engine, asked: Asked, tokenizer: Any, *, earlier: Mapping[str, str]) -> Evaluated:
+    """Ask the model in `engine` and score what it says; every rank calls and gets all answers. `earlier` ones to the same
+    questions save time, and change no answer."""
     planned = asked.evaluation
     scorer = SCORERS[planned.scorer]
     given = answer(
@@ -66,6 +86,7 @@ def evaluate(engine: Engine, asked: Asked, tokenizer: Any) -> Evaluated:
         scorer=scorer,
         max_new_tokens=planned.max_new_tokens,
         answers=planned.answers,
+        earlier=earlier,
     )
     predictions = [
         {

@@ -32,6 +32,7 @@ from raysweep.sweep.stage import total_steps
 from raysweep.trial.evaluation import (
     PLACE,
     Asked,
+    EarlierAnswers,
     evaluate,
     formerly,
     kept_from_before,
@@ -129,6 +130,7 @@ class _Trial:
         self._report = report
         self._held_leases: HeldLeases
         self._engine: Engine | None = None  # with the weights of the last stage that was trained here
+        self._earlier = EarlierAnswers()  # the first rank has what the store holds too
         self._store = Store(job.store)
         self._before = self._last_attempt()
         repeated = records.gives_up(self._before, run=job.run)
@@ -254,6 +256,7 @@ class _Trial:
         home = home_of_model(planned[0])
         held = self._store.evaluations.made(home, [one.id for one in planned]) if self._ranks.rank == 0 else {}
         lacking = self._ranks.broadcast([one for one in planned if one.id not in held])
+        self._earlier.add(held.values())
         made = self._evaluate_more(base, -1, lacking)
         self._ranks.first(lambda: self._store.evaluations.add(home, made.values()))
         return {**held, **made}
@@ -283,9 +286,18 @@ class _Trial:
                     f"than its sources give now ({now[part]['digest'][:12]}); bring the data back as it was, or use another store"
                 )
         self._close()  # what is trained next goes on from this stage, not from one trained here before it
+        self._ranks.first(lambda: self._note_answers(index, stage, found.lacking))
         made = self._evaluate_more(found.weights, index, found.lacking) if found.weights else {}
         self._ranks.first(lambda: self._store.evaluations.add(home_of_stage(stage.folder), made.values()))
         return _Done(stage, True, {**self._held_at(index), **made})
+
+    def _note_answers(self, index: int, stage: FinishedStage, lacking: Sequence[Evaluation]) -> None:
+        """What a finished stage was found to answer, also in ways that this trial does not ask for: by another scorer or
+        limit, the same weights say the same."""
+        home, evaluations = home_of_stage(stage.folder), self._store.evaluations
+        if lacking:
+            self._earlier.add(evaluations.made(home, evaluations.ids(home)).values())
+        self._earlier.add(self._held_at(index).values())
 
     def _evaluate_more(self, weights: Path, index: int, lacking: Sequence[Evaluation]) -> dict[str, Evaluated]:
         """Evaluate a model that is not being trained: a stage's, or the base model (index -1)."""
@@ -307,7 +319,9 @@ class _Trial:
         made = {}
         for one in asked:
             self._say({"event": "evaluate", **self._where(index), "set": one.evaluation.label})
-            made[one.evaluation.id] = evaluate(engine, one, self._inputs.tokenizer)
+            earlier = self._ranks.broadcast(self._earlier.to(one))
+            found = made[one.evaluation.id] = evaluate(engine, one, self._inputs.tokenizer, earlier=earlier)
+            self._earlier.add([found])
         return made
 
     def _held_at(self, index: int) -> dict[str, Evaluated]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -14,6 +16,8 @@ from sweeps import small
 from raysweep.cluster import trainer
 from raysweep.cluster.attempts import attempt, is_loss, tries
 from raysweep.errors import TrialFailed
+from raysweep.learn.engine import OutOfRoom
+from raysweep.store import records
 from raysweep.store.store import Store
 
 
@@ -73,5 +77,26 @@ def test_a_rank_that_fails_ends_the_group_that_waits_for_it(job, monkeypatch, si
         trainer._run_in_worker({"job": job})
 
 
-def test_tune_tries_as_often_as_both_counts_allow(job):
-    assert tries(job) == 0 + 20 + 1
+def test_tune_tries_as_often_as_both_counts_and_every_halving_allow(job):
+    assert tries(job) == 0 + 20 + 20 + 1
+
+
+def test_a_worker_without_room_has_the_next_attempt_and_counts_as_neither_bug_nor_loss(job):
+    """Whichever rank it is, whatever the others raise, and whether or not it wrote that into the record before."""
+    store = Store(job.store)
+    short = pickle.loads(pickle.dumps(OutOfRoom("out of memory at step 3", 512)))
+    assert short.tokens == 512
+    before = {"point": dict(job.point), "model": job.model.name, "stages": [], "began": time.time(), "run": job.run}
+    for count, status in enumerate(["running", "failed", "running"], start=1):
+        header = records.trial_header(before=store.trial(job.trial) or {}, **before)
+        written = {**header, "status": status}
+        if status == "failed":
+            written = records.failed_trial(header, short, before=store.trial(job.trial))
+        store.write_trial(job.trial, written)
+        with pytest.raises(WorkerGroupError):
+            attempt(job, raising(WorkerGroupError("", {0: RuntimeError("connection closed by peer"), 1: short})))
+        record = store.trial(job.trial)
+        assert (record["attempts"], record["preemptions"]) == (count, 0)
+        assert record["of_run"] == {"failures": 0, "preemptions": 0}
+        assert not records.gives_up(record, run=job.run)
+    assert records.tally(store.trial(job.trial), run=job.run) == {"failures": 0, "preemptions": 0}

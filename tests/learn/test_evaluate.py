@@ -310,6 +310,77 @@ def test_memory_that_runs_out_while_asking_is_the_trials_error_with_advice(small
         assert engine.scored.training
 
 
+def test_answers_are_the_same_where_memory_has_room_for_few_questions(small, tokenizer, pairs, training, tmp_path):
+    """And it runs out no more often than half of half of the questions takes."""
+    examples = [*adversarial(), *pairs(30)]
+    questions = [question(example, tokenizer, strip=True) for example in examples]
+    rooms = [1000, 2]
+    failed: list[int] = []
+
+    def tight(_, given):
+        if len(given[0]) > rooms[0]:
+            failed.append(len(given[0]))
+            raise torch.OutOfMemoryError("planted")
+
+    told = []
+    with trained(small, tokenizer, examples, training(epochs=25, batch_size=8), tmp_path) as (engine, _):
+        engine.model.model.layers[1].register_forward_pre_hook(tight)
+        for room in rooms:
+            rooms[0] = room
+            engine.answers.clear()
+            share = likely_share(engine, questions)
+            engine.answers.clear()
+            told.append((share, answer(engine, tokenizer, questions, scorer=SCORERS["rouge_l"], max_new_tokens=20)))
+    assert told[0] == told[1]
+    assert any(one.proven for one in told[0][1]) and not all(one.proven for one in told[0][1])
+    assert 3 <= len(failed) <= 3 * 6, "forced twice and generated on, each from at most 64 questions down to 2"
+
+
+@pytest.mark.parametrize(
+    ("name", "answers", "share"),
+    [("rouge_l", "decided", 0.7), ("contains", "decided", 1.0), ("exact", "whole", 0.7)],
+)
+def test_earlier_answers_change_no_answer_and_right_ones_save_passes(
+    small, tokenizer, pairs, training, tmp_path, name, answers, share
+):
+    """Right, half right, too long, wrong, of another question, empty, and no text that a model would write."""
+    examples = [*adversarial(), *pairs(30)]
+    questions = [question(example, tokenizer, strip=True) for example in examples]
+    passes = []
+    with trained(small, tokenizer, examples, training(epochs=25, batch_size=8), tmp_path) as (engine, _):
+        engine.model.model.layers[0].register_forward_pre_hook(lambda *_: passes.append(1))
+
+        def answered(earlier):
+            engine.answers.clear()
+            passes.clear()
+            scorer = SCORERS[name]
+            found = answer(
+                engine, tokenizer, questions, scorer=scorer, max_new_tokens=30, answers=answers, earlier=earlier
+            )
+            return found, len(passes)
+
+        plain, alone = answered({})
+        texts = {one.id: one.text for one in plain}
+        others = dict(zip(texts, [*list(texts.values())[1:], ""], strict=True))
+        rng = random.Random(5)
+        drafts = {
+            "right": texts,
+            "half": {key: text[: len(text) // 2] for key, text in texts.items()},
+            "longer": {key: f"{text} and so on" for key, text in texts.items()},
+            "others'": others,
+            "empty": dict.fromkeys(texts, ""),
+            "garbage": {key: "".join(rng.choices("<|endoftext|>\n\ufffd\u200d\U0001f600x ", k=50)) for key in texts},
+        }
+        took = {}
+        for kind, earlier in drafts.items():
+            found, took[kind] = answered(earlier)
+            assert found == plain, kind
+    assert any(one.proven for one in plain) and any(not one.proven and one.text for one in plain)
+    assert took["empty"] == alone
+    assert took["right"] <= alone * share
+    assert max(took.values()) <= alone + 4, "a wrong one costs its part of a pass"
+
+
 def test_an_engine_that_only_answers_needs_no_deepspeed(small, tokenizer, pairs, training):
     questions = [question(one, tokenizer, strip=True) for one in pairs(10)]
     with Engine(small, training=training(), total_steps=1, runtime=Runtime(), for_training=False) as engine:

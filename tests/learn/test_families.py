@@ -14,23 +14,30 @@ from transformers import (
     CohereConfig,
     Gemma2Config,
     Gemma3TextConfig,
+    GemmaConfig,
+    GPT2Config,
     GPTNeoXConfig,
     GraniteConfig,
     HyperCLOVAXConfig,
     LlamaConfig,
     Mamba2Config,
     MistralConfig,
+    Olmo2Config,
+    OlmoConfig,
     OpenAIGPTConfig,
+    Qwen2Config,
     Qwen3_5TextConfig,
     Qwen3Config,
     RwkvConfig,
+    SmolLM3Config,
 )
 from transformers.models.llama import modeling_llama
 
 from raysweep.data.encoding import few_shot_question
 from raysweep.data.scoring import SCORERS
 from raysweep.errors import BadInput
-from raysweep.learn import loss
+from raysweep.learn import architecture, loss
+from raysweep.learn.architecture import SUPPORTED
 from raysweep.learn.batches import Batch, collate, pack
 from raysweep.learn.engine import Engine
 from raysweep.learn.evaluate import answer
@@ -55,13 +62,22 @@ FAMILIES = {
     "llama": LlamaConfig(**SIZE, tie_word_embeddings=False),
     "llama_tied": LlamaConfig(**SIZE, tie_word_embeddings=True),
     "mistral": MistralConfig(**GROUPED, sliding_window=16),
+    "qwen2": Qwen2Config(**GROUPED, tie_word_embeddings=False),
     "qwen3": Qwen3Config(**GROUPED, tie_word_embeddings=True),
+    "gemma": GemmaConfig(**GROUPED),
     "gemma2": Gemma2Config(**GROUPED, sliding_window=16, query_pre_attn_scalar=16, final_logit_softcapping=5.0),
     "gemma3": Gemma3TextConfig(**GROUPED, sliding_window=16, query_pre_attn_scalar=16),
     "gpt_neox": GPTNeoXConfig(**SIZE, rotary_pct=0.25, tie_word_embeddings=False),
+    "olmo": OlmoConfig(**SIZE),
+    "olmo2": Olmo2Config(**SIZE),
+    "smollm3": SmolLM3Config(**SIZE, num_key_value_heads=2, no_rope_layers=[1, 0]),
+    "gpt2": GPT2Config(
+        vocab_size=1024, n_embd=64, n_layer=2, n_head=4, n_positions=256, bos_token_id=None, eos_token_id=0,
+        resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+    ),
     "granite": GraniteConfig(**SIZE, logits_scaling=3.0),
     "cohere": CohereConfig(**SIZE, logit_scale=0.3),
-}
+}  # fmt: skip
 
 
 @pytest.fixture(params=FAMILIES)
@@ -71,6 +87,10 @@ def folder(request, tiny, tmp_path):
         AutoModelForCausalLM.from_config(FAMILIES[request.param]).save_pretrained(tmp_path / "base")
     copy_tokenizer(tiny, tmp_path / "base")
     return tmp_path / "base"
+
+
+def test_the_families_that_are_promised_are_those_that_are_tested():
+    assert {config.model_type for config in FAMILIES.values()} == SUPPORTED
 
 
 @pytest.mark.parametrize(
@@ -200,6 +220,23 @@ def test_recurrent_layers_and_models_without_a_key_cache_answer_as_generate_does
             assert [one.score for one in leaving] == [float(index % 2) for index in range(len(mixed))]
         assert engine.architecture.sees_padding == (family in ALONE)
         assert family not in ALONE or all(mask.all() for mask in masks)
+
+
+@pytest.mark.parametrize(
+    ("family", "said"),
+    [("openai-gpt", "openai-gpt models are not among"), ("mamba2", "recurrent layers, which were promised once")],
+)
+def test_a_family_that_nobody_tests_is_said_once(family, said, tiny, training, tmp_path, caplog):
+    architecture._say_untested.cache_clear()
+    AutoModelForCausalLM.from_config(UNLIKE_OTHERS[family]).save_pretrained(tmp_path)
+    copy_tokenizer(tiny, tmp_path)
+    for _ in range(2):
+        with Engine(tmp_path, training=training(), total_steps=1, runtime=Runtime(), for_training=False):
+            pass
+    with Engine(tiny, training=training(), total_steps=1, runtime=Runtime(), for_training=False):
+        pass
+    (warning,) = [one for one in caplog.messages if "not among the families" in one]
+    assert said in warning
 
 
 def test_logits_that_are_made_in_another_way_are_the_models_own(tiny, pairs, training, encoded, tmp_path, caplog):

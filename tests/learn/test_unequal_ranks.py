@@ -118,6 +118,29 @@ def test_where_one_rank_fails_all_do_and_go_on_together(small, training, tmp_pat
     assert "TrialFailed: out of memory" in first[0] and "NotADirectoryError" in first[1]
 
 
+@pytest.mark.parametrize("at_once", [True, False], ids=["whole", "layer by layer"])
+def test_a_rank_that_has_room_for_few_questions_answers_all(small, training, tmp_path, at_once, encoded, asked, pairs):
+    """As it would with room for all, while the others wait for it."""
+    job = {
+        "folder": small,
+        "training": training(),
+        "batches": [Batch(0, 0, tuple(encoded(pairs(2))))],
+        "questions": asked(pairs(12)),
+        "runtime": {"zero": 3},
+        "at_once": at_once,
+    }
+    told = {}
+    for room in (1000, 1):
+        out = tmp_path / str(room)
+        out.mkdir()
+        given = job | {"room": room, "out": out}
+        assert ranks.run(unequal_ranks.answer_in_little_room, given, size=2, folder=out) == [0, 0]
+        told[room] = [torch.load(out / f"told-{rank}.pt", weights_only=False) for rank in range(2)]
+    assert [one["failed"] > 0 for one in told[1]] == [False, True]
+    for one in told[1]:
+        assert (one["share"], one["answers"]) == (told[1000][0]["share"], told[1000][0]["answers"])
+
+
 def test_a_rank_without_room_ends_the_attempt_and_the_next_takes_half_the_tokens(
     small, training, tmp_path, encoded, pairs
 ):

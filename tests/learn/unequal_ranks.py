@@ -117,6 +117,28 @@ def fail(said: dict[str, Any]) -> None:
     torch.save(told, Path(said["out"]) / f"told-{dist.get_rank()}.pt")
 
 
+def answer_in_little_room(said: dict[str, Any]) -> None:
+    """What all questions are answered with, where the last rank has room for so many at once."""
+    from raysweep.learn import memory
+
+    memory.asks_at_once = lambda *_, **__: said["at_once"]
+    torch.set_num_threads(1)
+    told: dict[str, Any] = {"failed": 0}
+    with _engine(said) as engine:
+        room = said["room"] if engine.ranks.rank == engine.ranks.size - 1 else 1000
+
+        def tight(_: Any, given: Any) -> None:
+            if len(given[0]) > room:
+                told["failed"] += 1
+                raise torch.OutOfMemoryError("planted")
+
+        engine.model.model.layers[1].register_forward_pre_hook(tight)
+        told["share"] = likely_share(engine, said["questions"])
+        told["answers"] = answer(engine, Numbers(), said["questions"], scorer=SCORERS["rouge_l"], max_new_tokens=4)
+        engine.step(said["batches"][0])
+    torch.save(told, Path(said["out"]) / f"told-{dist.get_rank()}.pt")
+
+
 def _engine(said: dict[str, Any]) -> Engine:
     runtime = Runtime(**said["runtime"])
     return Engine(said["folder"], training=said["training"], total_steps=len(said["batches"]), runtime=runtime)

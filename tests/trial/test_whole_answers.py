@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from sweeps import small
 
 import raysweep
+from raysweep.learn import generate
 from raysweep.store.store import Store
+from raysweep.trial.evaluation import EarlierAnswers
 from raysweep.trial.execute import execute
 
 MODEL = Path(__file__).parent.parent / "golden" / "schema1" / "model"
+
+
+def job_of(folder, store, *, name, evaluate):
+    """The one trial of a sweep."""
+    grid = {"d_a": ["kvr"], "d_b": ["none"], "mixer": ["none/none"], "ratio": [1.0], "seed": [0]}
+    train = {"precision": "fp32", "lr": 1e-2, "epochs": 60, "batch_size": 4, "stop": "epochs"}
+    sweep = small(folder, name=name, model=str(MODEL), grid=grid, evaluate=evaluate, train=train, keep="all")
+    (job,) = sweep.missing(store, data=None)[1].values()
+    return job
 
 
 @pytest.fixture(scope="module")
@@ -21,12 +33,8 @@ def stores(tmp_path_factory):
     store = Store(folder / "store")
     records = {}
     for answers in ("decided", "whole"):
-        grid = {"d_a": ["kvr"], "d_b": ["none"], "mixer": ["none/none"], "ratio": [1.0], "seed": [0]}
         evaluate = {"max_new_tokens": 12, "answers": answers}
-        train = {"precision": "fp32", "lr": 1e-2, "epochs": 60, "batch_size": 4, "stop": "epochs"}
-        sweep = small(folder, name=answers, model=str(MODEL), grid=grid, evaluate=evaluate, train=train, keep="all")
-        _, jobs = sweep.missing(store, data=None)
-        (job,) = jobs.values()
+        job = job_of(folder, store, name=answers, evaluate=evaluate)
         records[answers] = execute(job, report=lambda event: None)
     return store, records
 
@@ -55,3 +63,21 @@ def test_whole_answers_can_be_scored_by_any_rule(stores, caplog):
     cut = raysweep.rescore("decided", "numeric", store=store.url)
     assert cut["score"].isna().any()
     assert "answers were cut before rule numeric can tell" in caplog.text
+
+
+def test_what_the_same_weights_answered_before_is_not_generated_again(stores, tmp_path, monkeypatch):
+    """With a shorter limit: the earlier answers are verified, and what is kept is what generation gives."""
+    passes, next_tokens = [], generate._Decoding._next_tokens
+    monkeypatch.setattr(generate._Decoding, "_next_tokens", lambda rows: passes.append(1) or next_tokens(rows))
+    told = []
+    for drafts in (True, False):
+        store = Store(tmp_path / str(drafts))
+        shutil.copytree(stores[0].files.local, store.files.local)
+        if not drafts:
+            monkeypatch.setattr(EarlierAnswers, "to", lambda *_: {})
+        passes.clear()
+        job = job_of(tmp_path, store, name="short", evaluate={"max_new_tokens": 10, "answers": "whole"})
+        assert execute(job, report=lambda event: None)["reused"]
+        told.append((len(passes), raysweep.predictions("short", store=store.url)))
+    assert told[0][1].equals(told[1][1])
+    assert told[0][0] < told[1][0] / 2
