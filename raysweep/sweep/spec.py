@@ -77,6 +77,9 @@ class Stop(Strict):
 
 
 StopRule = Literal["paper", "epochs", "memorized"] | Stop
+LossMean = Literal["tokens", "micro_batches"]
+StopLoss = Literal["batch", "last_micro_batch"]
+PaddedTo = Literal["trained_rows", "further_rows"]
 
 
 class TrainPart(Strict):
@@ -95,12 +98,17 @@ class TrainPart(Strict):
     warmup: Fraction | None = None
     clip: Positive | None = None
     betas: tuple[Fraction, Fraction] | None = None
+    loss_mean: Annotated[LossMean | None, LATER] = None
+    stop_loss: Annotated[StopLoss | None, LATER] = None
+    padded_to: Annotated[PaddedTo | None, LATER] = None
 
 
 class Train(Strict):
     """How every stage trains. The defaults are the paper's settings for Llama-3-8B.
 
     A key that is one letter holds the settings of that stage alone: `b: {lr: 1e-5}`, or `train.b.lr` as an axis.
+    `loss_mean` says what the loss is a mean over, `stop_loss` which loss the stop rule compares, and `padded_to` which rows
+    count for the width to which `label_padding: eos` pads.
     """
 
     lr: Positive = 5e-5
@@ -116,6 +124,9 @@ class Train(Strict):
     warmup: Fraction = 0.05
     clip: Positive = 1.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    loss_mean: Annotated[LossMean, LATER] = "tokens"
+    stop_loss: Annotated[StopLoss, LATER] = "batch"
+    padded_to: Annotated[PaddedTo, LATER] = "trained_rows"
     stages: dict[str, TrainPart] = {}
 
     @model_validator(mode="before")
@@ -128,8 +139,12 @@ class Train(Strict):
         return {**rest, "stages": letters} if letters else rest
 
     def of(self, letter: str) -> dict[str, Any]:
-        """The settings of one stage, by field name."""
-        common = {name: getattr(self, name) for name in type(self).model_fields if name != "stages"}
+        """The settings of one stage, by field name, without later ones that say nothing but what was always meant."""
+        common = {
+            name: getattr(self, name)
+            for name, declared in type(self).model_fields.items()
+            if name != "stages" and not (LATER in declared.metadata and getattr(self, name) == declared.default)
+        }
         part = self.stages.get(letter)
         own = {name: getattr(part, name) for name in TrainPart.model_fields} if part else {}
         return common | {name: value for name, value in own.items() if value is not None}
@@ -198,8 +213,16 @@ def _recorded(model: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
         own, declared = getattr(model, name), type(model).model_fields[name]
         if LATER in declared.metadata and own == declared.default:
             continue
-        kept[name] = _recorded(own, value) if isinstance(own, BaseModel) else value
+        kept[name] = _recorded_value(own, value)
     return kept
+
+
+def _recorded_value(own: Any, value: Any) -> Any:
+    if isinstance(own, BaseModel):
+        return _recorded(own, value)
+    if isinstance(own, dict):
+        return {key: _recorded_value(part, value[key]) for key, part in own.items()}
+    return value
 
 
 class OwnSet(Strict):
@@ -364,7 +387,15 @@ def impossible(precision: str, *, zero: int, offload: str) -> str | None:
 PROFILES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "released": {
         "mixing": {"cut": "released", "overlap": "keep", "seed": "trial", "draws": "same", "order": "shuffled"},
-        "train": {"order": "sampler", "last_batch": "drop", "label_padding": "eos", "precision": "bf16_pure"},
+        "train": {
+            "order": "sampler",
+            "last_batch": "drop",
+            "label_padding": "eos",
+            "padded_to": "further_rows",
+            "loss_mean": "micro_batches",
+            "stop_loss": "last_micro_batch",
+            "precision": "bf16_pure",
+        },
         "prompt": {
             "strip": "train_only",
             "targets": "stripped",
