@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any, Literal, Protocol
 
 from raysweep.plan.identity import fingerprint
+from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.sets import FAMILIAR, FAMILIAR_TOKENS
 from raysweep.sweep.spec import Answers, Evaluate, EveryStages, Model, OwnSet
 from raysweep.sweep.stage import Selection, Stage, TrialSpec
@@ -136,10 +137,13 @@ class Evaluator:
         return self._made[key]
 
     def _own_scorers(self, chain: Sequence[Trained]) -> dict[str, str]:
-        if not self._scored_otherwise:
-            return {}
         named = {node.stage.selection.set for node in chain} | set(self._evaluate.sets)
-        return {name: scorer for name, scorer in self._scored_otherwise.items() if name in named}
+        as_released = {
+            name: scorer
+            for name in named & DATASETS.keys()
+            if (scorer := self._scorer_of(name)) and scorer != DATASETS[name].scorer
+        }
+        return as_released | {name: scorer for name, scorer in self._scored_otherwise.items() if name in named}
 
     def _each(self, spec: TrialSpec, chain: Sequence[Trained]) -> Iterator[Evaluation]:
         every = self._evaluate.after == "every"

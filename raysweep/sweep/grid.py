@@ -153,6 +153,9 @@ class Grid:
             familiarity=familiarity,
             skip=skip,
             marks="marked" if of in DATASETS and DATASETS[of].marked and settings.prompt.apps == "marked" else None,
+            unanswered="kept"
+            if of in DATASETS and DATASETS[of].dialogues and settings.prompt.last_word == "kept"
+            else None,
         )
 
     def _mixing(

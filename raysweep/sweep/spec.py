@@ -189,6 +189,7 @@ class Prompt(Strict):
     line_ends: Annotated[Literal["untrained", "trained"], LATER] = "untrained"
     control_tokens: Annotated[Literal["text", "parsed"], LATER] = "text"
     apps: Annotated[Literal["plain", "marked"], LATER] = "plain"
+    last_word: Annotated[Literal["dropped", "kept"], LATER] = "dropped"
 
 
 class Settings(Strict):
@@ -272,7 +273,9 @@ class Evaluate(Strict):
     `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
     then `last`. `answers` says how much of an answer is generated: until its score is decided, or the whole of it.
     `familiar` is the form of the few-shot prompt, bare or inside the chat template; `cut` where an answer's text begins:
-    after the prompt's tokens, or after as many characters as the prompt has.
+    after the prompt's tokens, or after as many characters as the prompt has. `empty` says whether an empty answer is right
+    where an answer is right that the gold text contains (webqa), `tasks` how the sets that are not factoid are scored: by
+    what is parsed out of an answer, or by the whole of its text.
     """
 
     sets: tuple[str, ...] = ()
@@ -283,6 +286,8 @@ class Evaluate(Strict):
     answers: Answers = "decided"
     familiar: Literal["plain", "chat"] = "plain"
     cut: Literal["tokens", "characters"] = "tokens"
+    empty: Literal["wrong", "right"] = "wrong"
+    tasks: Literal["parsed", "whole_text"] = "parsed"
 
     @model_validator(mode="before")
     @classmethod
@@ -402,8 +407,9 @@ PROFILES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
             "line_ends": "trained",
             "control_tokens": "parsed",
             "apps": "marked",
+            "last_word": "kept",
         },
-        "evaluate": {"familiar": "chat", "cut": "characters"},
+        "evaluate": {"familiar": "chat", "cut": "characters", "empty": "right", "tasks": "whole_text"},
     }
 }
 Axis = tuple[Any, ...]

@@ -34,7 +34,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Selection:
     """Which examples of which set: in seeded order, after `skip` accepted ones, the next `examples`.
 
-    `id` never appears here: it is D_A's set with D_A's own examples skipped. `marks` is None where prompts have none.
+    `id` never appears here: it is D_A's set with D_A's own examples skipped. `marks` is None where prompts have none, and
+    `unanswered` where no dialogue keeps a user's last word that nobody answers.
     """
 
     set: str
@@ -43,6 +44,7 @@ class Selection:
     familiarity: Literal["all", "unfamiliar", "familiar"]
     skip: int = 0
     marks: Literal["marked"] | None = None
+    unanswered: Literal["kept"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
