@@ -69,6 +69,14 @@ class Evaluation:
         """Where it stands among those of its trial: a trial has one evaluation for each."""
         return self.after, self.of, self.label
 
+    def earlier_versions(self) -> Iterator[Evaluation]:
+        """The same evaluation by each earlier version of its scorer, the latest first."""
+        for version in range((self.scorer_version or 1) - 1, 0, -1):
+            config = {**self.config, "scorer": {"name": self.scorer, "version": version}}
+            questions = {name: value for name, value in config.items() if name != "model"}
+            name = _id(config["model"], fingerprint("questions", questions))
+            yield replace(self, id=name, scorer_version=version, config=config)
+
 
 class Trained(Protocol):
     """A stage with its id and its payload, as a plan has it."""
@@ -245,7 +253,7 @@ class Evaluator:
         questions, digest = self._questions[whole]
         config = {"model": model, **questions}
         return Evaluation(
-            id=fingerprint("evaluation", {"model": model, "questions": digest}),
+            id=_id(model, digest),
             after=after,
             stage=stage,
             of=of,
@@ -271,6 +279,10 @@ class Evaluator:
     def _base(self, spec: TrialSpec, first: Stage) -> dict[str, Any]:
         """A base model has no settings but the numbers that it is evaluated in."""
         return {**self._described(spec.model), "dtype": "fp32" if first.training.precision == "fp32" else "bf16"}
+
+
+def _id(model: Mapping[str, Any], questions: str) -> str:
+    return fingerprint("evaluation", {"model": model, "questions": questions})
 
 
 def label_of(stage: Stage) -> str:
