@@ -32,15 +32,15 @@ def shares_of(batch: Batch, training: Training) -> list[Share]:
     The released code lets all micro-batches of a batch weigh the same, however many tokens they have, and divides by as many
     as a whole batch has: a smaller batch, at the end of an epoch, moves the weights by less.
     """
-    cut = training.loss_mean or training.stop_loss
+    cut, whole = training.loss_mean or training.stop_loss, batch.target_tokens
     if cut is None:
-        return [Share(batch.examples, batch.target_tokens, batch.target_tokens)]
+        return [Share(batch.examples, whole, whole)]
     times = cut.accumulated(training.batch_size)
     found = []
     for parts, last in _micro_batches(batch.examples, cut):
         for part in parts:
             tokens = max(1, _target_tokens(part))
-            divisor = tokens * len(parts) * times if training.loss_mean else batch.target_tokens
+            divisor = tokens * len(parts) * times if training.loss_mean else whole
             found.append(Share(part, tokens, divisor, last))
     return found
 
