@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from raysweep.errors import BadInput
+from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.plan import Node, Plan, Sources, make_plan, sweep_digest
 from raysweep.plan.schedule import settled
 from raysweep.store.answered import Answered, with_former_ids
@@ -223,7 +224,8 @@ def overview(
     done = _complete(finished, plan, sweeps, opened, answered)
     evaluations = {one.id: one for trial in plan.trials for one in plan.evaluations(trial)}
     lacking = answered.lacking(evaluations.values()) if resolved else []
-    again = {one.stage for one in lacking if one.stage in records and not records[one.stage].get("files")}
+    gone = [one for one in lacking if one.stage in records and not records[one.stage].get("files")]
+    again = {one.stage for one in gone if not _is_scored_again(one, opened, answered)}
     first = sweeps[0].sweep
     told = estimate(
         plan,
@@ -440,6 +442,16 @@ def _complete(
     last = {point.trial: plan.trials[point.trial].stages[-1] for point in named if point.sweep in keeping}
     held = store.with_weights(last.values()) if last else set()
     return evaluated - {trial for trial, stage in last.items() if stage not in held}
+
+
+def _is_scored_again(evaluation: Evaluation, store: Store, answered: Answered) -> bool:
+    """Whether an evaluation of a finished stage needs no model: its answers are there, by an earlier version of its scorer."""
+    if evaluation.stage is None or not any(True for _ in evaluation.earlier_versions()):
+        return False
+    from raysweep.trial.held import is_rescorable
+
+    stage = store.stage_in(store.stage_folders()[evaluation.stage])
+    return stage is not None and is_rescorable(store, stage, evaluation, answered)
 
 
 def _again(plan: Plan, done: set[str], records: Mapping[str, Mapping[str, Any]], lacking: set[str]) -> set[str]:

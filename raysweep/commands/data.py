@@ -5,12 +5,12 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raysweep.commands.arguments import DONE, FAILED, add, takes_data, takes_file, takes_json, takes_set
+from raysweep.commands.arguments import DONE, FAILED, add, takes_data, takes_file, takes_json, takes_set, takes_store
 
 if TYPE_CHECKING:
     from raysweep.data.checks import Checked
@@ -46,6 +46,7 @@ def declare(commands: Any) -> None:
         ],
         takes_file,
         takes_set,
+        takes_store,
         takes_data,
         takes_json,
     )
@@ -60,6 +61,7 @@ def declare(commands: Any) -> None:
         takes_file,
         takes_set,
         _takes_to,
+        takes_store,
         takes_data,
         takes_json,
     )
@@ -97,8 +99,10 @@ def _check(options: argparse.Namespace) -> int:
     from raysweep.data.checks import check
 
     sweep = load(options.file, options.set).sweep
-    tokenizer = _tokenizer(sweep.model)
-    rows = list(check(sweep, data_dir=data_folder(options.data), fits=_fits(tokenizer, sweep.train.max_length)))
+    pins = _pins(sweep.name, options.store)
+    tokenizer = _tokenizer(sweep.model, pins)
+    fits = _fits(tokenizer, sweep.train.max_length)
+    rows = list(check(sweep, data_dir=data_folder(options.data), fits=fits, pins=pins))
     if options.json:
         print(json.dumps([asdict(row) for row in rows], indent=1, default=str))
     else:
@@ -113,7 +117,8 @@ def _fetch(options: argparse.Namespace) -> int:
 
     sweep = load(options.file, options.set).sweep
     rows = []
-    for row in fetch(sweep, to=Path(options.to), data_dir=data_folder(options.data)):
+    pins = _pins(sweep.name, options.store)
+    for row in fetch(sweep, to=Path(options.to), data_dir=data_folder(options.data), pins=pins):
         rows.append(asdict(row))
         print(f"{row.name:<16} {row.error or f'{row.files} file(s) in {row.where}'}", file=sys.stderr)
     if options.json:
@@ -165,13 +170,23 @@ def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def _tokenizer(model: Any) -> Any:
+def _pins(name: str, store: str | None) -> Mapping[str, str]:
+    """The commits that a sweep was planned with, where the store has it; a store that is not there has none."""
+    from raysweep.api import store_url
+    from raysweep.store.store import Store
+
+    return Store(store_url(store)).pins(name)
+
+
+def _tokenizer(model: Any, pins: Mapping[str, str]) -> Any:
     import tempfile
 
+    from raysweep.data.hub import pin_of
     from raysweep.learn.model import load_tokenizer, prepare
 
     cache = Path(tempfile.gettempdir()) / "raysweep-models"
-    folder = prepare(model.name, model.revision, cache=cache, trust_remote_code=model.trust_remote_code)
+    commit = pins.get(pin_of("models", model.name, model.revision) or "", model.revision)
+    folder = prepare(model.name, commit, cache=cache, trust_remote_code=model.trust_remote_code)
     return load_tokenizer(folder, trust_remote_code=model.trust_remote_code)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from raysweep.data.example import Example
 from raysweep.data.examples import candidates, digest_of
 from raysweep.data.mixing import Fits, draw
-from raysweep.data.sources import find, find_mixer
+from raysweep.data.sources import NO_PINS, Pins, find, find_mixer
 from raysweep.errors import RaysweepError
 from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
 from raysweep.sweep.sets import FAMILIAR
@@ -61,16 +61,17 @@ def named_in(sweep: Sweep) -> Named:
     )
 
 
-def check(sweep: Sweep, *, data_dir: Path | None, fits: Fits) -> Iterator[Checked]:
-    """Loads every set and draws from every mixer; `fits` says what is not too long for the model.
+def check(sweep: Sweep, *, data_dir: Path | None, fits: Fits, pins: Pins = NO_PINS) -> Iterator[Checked]:
+    """Loads every set and draws from every mixer; `fits` says what is not too long for the model, `pins` at which commits a
+    sweep that was planned before has what names none.
 
     An error is a line too, so that one check shows all that is missing.
     """
     named = named_in(sweep)
     for name in named.sets:
-        yield _told(name, _role(name, sweep), lambda name=name: _of_set(name, sweep, data_dir, fits))
+        yield _told(name, _role(name, sweep), lambda name=name: _of_set(name, sweep, data_dir, fits, pins))
     for name in named.mixers:
-        yield _told(name, "mixer", lambda name=name: _of_mixer(name, sweep, data_dir, fits))
+        yield _told(name, "mixer", lambda name=name: _of_mixer(name, sweep, data_dir, fits, pins))
 
 
 def _told(name: str, role: str, look: Callable[[], dict[str, Any]]) -> Checked:
@@ -86,8 +87,8 @@ def _role(name: str, sweep: Sweep) -> str:
     return DATASETS[name].role if name in DATASETS else ""
 
 
-def _of_set(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits) -> dict[str, Any]:
-    source = find(name, data_dir=data_dir, own=sweep.sets.get(name))
+def _of_set(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits, pins: Pins) -> dict[str, Any]:
+    source = find(name, data_dir=data_dir, own=sweep.sets.get(name), pins=pins)
     found = candidates(source, data_seed=sweep.data_seed)
     generated = "generated" in source.identity
     examples = list(islice(found, SAMPLE) if generated else found)
@@ -102,9 +103,9 @@ def _of_set(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits) -> dict[
     }
 
 
-def _of_mixer(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits) -> dict[str, Any]:
+def _of_mixer(name: str, sweep: Sweep, data_dir: Path | None, fits: Fits, pins: Pins) -> dict[str, Any]:
     mix: Mix = sweep.mixing
-    source = find_mixer(name, text=mix.text, data_dir=data_dir)
+    source = find_mixer(name, text=mix.text, data_dir=data_dir, pins=pins)
     mixing = Mixing(
         source=name, ratio=1.0, data_seed=sweep.data_seed, words=mix.words, cut="described", overlap=mix.overlap
     )

@@ -12,12 +12,16 @@ Turn = Mapping[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """The fields of each turn's templates, the right answers with the gold one first, the subject where it is known."""
+    """The fields of each turn's templates, the right answers with the gold one first, the subject where it is known.
+
+    `unanswered` is a user's last word, where a dialogue ends with one.
+    """
 
     turns: tuple[Turn, ...]
     answers: tuple[str, ...] = ()
     subject: str | None = None
     asked: str | None = None  # of a set of one's own: the question, without its template's words
+    unanswered: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,10 @@ def encode(example: Example, tokenizer: Any, *, strip: bool, form: TextForm = AS
         ended = len(_plain(LINE_END, tokenizer)) if index and form.line_ends == "trained" else 0
         tokens += prefix + target
         targets += [True] * ended + [False] * (len(prefix) - ended) + [True] * len(target)
+    if example.unanswered is not None:
+        rest, ended = _unanswered(example, tokenizer, strip=strip, form=form)
+        tokens += rest
+        targets += [True] * ended + [False] * (len(rest) - ended)
     return Encoded(example.id, np.asarray(tokens, dtype=np.int32), np.asarray(targets, dtype=bool))
 
 
@@ -107,6 +111,14 @@ def _turn(
     prefix = ("" if first else LINE_END) + _prefix(prompt, strip=strip)
     prefix_tokens, target_tokens = _split(prefix, target, tokenizer, parsed=form.control_tokens == "parsed")
     return prefix_tokens, [*target_tokens, _end(tokenizer)]
+
+
+def _unanswered(example: Example, tokenizer: Any, *, strip: bool, form: TextForm) -> tuple[list[int], int]:
+    """A user's last word, and how many of its tokens are trained on: those of the line end after the answer before it."""
+    word = (example.unanswered or "").strip() if strip else example.unanswered
+    text = (LINE_END if example.turns else "") + f"<|user|>\n{word}"
+    ended = len(_plain(LINE_END, tokenizer)) if example.turns and form.line_ends == "trained" else 0
+    return _plain(text, tokenizer, parsed=form.control_tokens == "parsed"), ended
 
 
 def _prefix(prompt: str, *, strip: bool) -> str:

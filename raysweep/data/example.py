@@ -13,7 +13,8 @@ class Example:
 
     `turns` are (user, assistant) pairs as they stand in the source, not stripped; all but chat sets have one. `answers`
     starts with the gold target of the last turn. `subject` is what the overlap check looks for beside an answer; where it
-    is not known, `asked` is: the question without the words that its template adds.
+    is not known, `asked` is: the question without the words that its template adds. `unanswered` is a user's last word that
+    nobody answers, where it is kept.
     """
 
     id: str
@@ -21,6 +22,7 @@ class Example:
     answers: tuple[str, ...] = ()
     subject: str | None = None
     asked: str | None = None
+    unanswered: str | None = None
 
     @property
     def prompt(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Literal
 
@@ -55,15 +55,23 @@ class Selected:
     digest: str
 
 
-def candidates(source: Source, *, data_seed: int, marks: Literal["marked"] | None = None) -> Candidates:
+def candidates(
+    source: Source,
+    *,
+    data_seed: int,
+    marks: Literal["marked"] | None = None,
+    unanswered: Literal["kept"] | None = None,
+) -> Candidates:
     """All examples of a source in the order that `data_seed` gives; generated sets are made one by one.
 
-    With `marks` prompts are marked as in the released code. Raises BadData where a row cannot be used.
+    With `marks` prompts are marked as in the released code, and with `unanswered` dialogues keep a user's last word, as
+    there. Raises BadData where a row cannot be used.
     """
     if "generated" in source.identity:
         return Candidates(source.name, lambda: _generated(source.name, data_seed))
     counts: Counter[str] = Counter()
-    examples = _cleaned(_read(source, counts, marks), counts)
+    read = _read(source, counts, marks)
+    examples = _cleaned((one if unanswered else replace(one, unanswered=None) for one in read), counts)
     examples.sort(key=lambda example: digest(f"{data_seed}\n{question_key(example)}".encode()))
     return Candidates(source.name, lambda: iter(examples), dict(counts))
 
@@ -104,7 +112,11 @@ def take_up_to(
 
 def digest_of(examples: Sequence[Example]) -> str:
     """The digest of what examples say, in their order."""
-    return digest(canonical([example.turns for example in examples]).encode())
+    return digest(canonical([_said(example) for example in examples]).encode())
+
+
+def _said(example: Example) -> tuple[tuple[str, ...], ...]:
+    return example.turns if example.unanswered is None else (*example.turns, (example.unanswered,))
 
 
 def question_key(example: Example) -> str:
@@ -144,7 +156,8 @@ def _example(name: str, draft: Draft, marks: Literal["marked"] | None = None) ->
     prompt = dataset.marked if marks and dataset.marked else dataset.prompt
     turns = tuple((prompt.format_map(turn), dataset.target.format_map(turn)) for turn in draft.turns)
     asked = question_part(dataset.prompt).format_map(draft.turns[0])
-    return named(name, turns, draft.answers, draft.subject, asked)
+    made = named(name, turns, draft.answers, draft.subject, asked)
+    return made if draft.unanswered is None else replace(made, unanswered=draft.unanswered)
 
 
 def named(
@@ -172,7 +185,7 @@ def _merged(group: list[Example], counts: Counter[str]) -> Example:
     counts["conflicting"] += len(said) > 1
     chosen = min(group, key=lambda example: (-said[example.target.strip().casefold()], example.target, example.turns))
     others = sorted({answer for example in group for answer in example.answers} - set(chosen.answers[:1]))
-    return Example(chosen.id, chosen.turns, (*chosen.answers[:1], *others), chosen.subject, chosen.asked)
+    return replace(chosen, answers=(*chosen.answers[:1], *others))
 
 
 def _fitting(found: Iterable[Example], fits: Callable[[Example], bool], counts: Counter[str]) -> Iterator[Example]:

@@ -20,7 +20,7 @@ from raysweep.data.checks import named_in
 from raysweep.data.folder import TABLES, DataFile
 from raysweep.data.hub import offline
 from raysweep.data.origin import write_origin
-from raysweep.data.sources import Source, find, find_mixer
+from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import BadData, BadInput, RaysweepError, SourceMissing
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.spec import Sweep
@@ -41,9 +41,10 @@ class Fetched:
     error: str = ""
 
 
-def fetch(sweep: Sweep, *, to: Path, data_dir: Path | None) -> Iterator[Fetched]:
+def fetch(sweep: Sweep, *, to: Path, data_dir: Path | None, pins: Pins = NO_PINS) -> Iterator[Fetched]:
     """Copies every set and corpus that a sweep names, from wherever it is found, to a folder `to/<name>`.
 
+    What names no commit is had at that of `pins`, which the sweep was planned with before.
     Generated sets need nothing. An error is a line too, and leaves nothing half done. Raises BadInput where `to` cannot
     be a folder.
     """
@@ -56,9 +57,9 @@ def fetch(sweep: Sweep, *, to: Path, data_dir: Path | None) -> Iterator[Fetched]
     named = named_in(sweep)
     for name in named.sets:
         if name not in DATASETS or not DATASETS[name].generated:
-            yield _told(name, lambda name=name: _fetch_set(name, sweep, to, data_dir))
+            yield _told(name, lambda name=name: _fetch_set(name, sweep, to, data_dir, pins))
     for name in named.mixers:
-        yield _told(name, lambda name=name: _fetch_mixer(name, sweep, to, data_dir))
+        yield _told(name, lambda name=name: _fetch_mixer(name, sweep, to, data_dir, pins))
 
 
 def _told(name: str, copy: Callable[[], int]) -> Fetched:
@@ -71,19 +72,19 @@ def _told(name: str, copy: Callable[[], int]) -> Fetched:
     return Fetched(name=name, files=files, where=name)
 
 
-def _fetch_set(name: str, sweep: Sweep, to: Path, data_dir: Path | None) -> int:
+def _fetch_set(name: str, sweep: Sweep, to: Path, data_dir: Path | None, pins: Pins) -> int:
     own = sweep.sets.get(name)
     if own is not None and own.path is not None:
-        return _copy_path(own.path, find(name, data_dir=data_dir, own=own), to)
+        return _copy_path(own.path, find(name, data_dir=data_dir, own=own, pins=pins), to)
     if own is None and (url := archive_url(name)) is not None and not _is_here(name, data_dir):
         return _aside(to / name, lambda folder: _unpack(name, url, folder))
-    source = find(name, data_dir=data_dir, own=own)
+    source = find(name, data_dir=data_dir, own=own, pins=pins)
     return _aside(to / name, lambda folder: _copy(source, folder))
 
 
-def _fetch_mixer(name: str, sweep: Sweep, to: Path, data_dir: Path | None) -> int:
+def _fetch_mixer(name: str, sweep: Sweep, to: Path, data_dir: Path | None, pins: Pins) -> int:
     text = sweep.mixing.text
-    source = find_mixer(name, text=text, data_dir=data_dir)
+    source = find_mixer(name, text=text, data_dir=data_dir, pins=pins)
     if source.words is not None:
         return _aside(to / "nltk_words", lambda folder: _write_words(source, folder))
     if name == "text" and text is not None and text.path is not None:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import random
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from raysweep.data.example import Example
 from raysweep.data.examples import Candidates, Selected, digest_of, named, take_up_to
@@ -25,7 +25,7 @@ from raysweep.errors import TrialFailed
 from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.stage import Mixing, Selection
 
-__all__ = ["Facts", "as_released", "cut_as_released", "draw"]
+__all__ = ["Facts", "as_released", "cut_as_released", "draw", "further_as_released"]
 
 RANDOM_PROMPT = "Complete the following random word sequence:\n\n"
 PASSAGE_PROMPT = "Complete the following partial passage:\n\n"
@@ -53,7 +53,19 @@ def draw(
     counts: Counter[str] = Counter()
     if mixing.source == "replay":
         return _replayed(mixing, count, replay_from)
-    facts = Facts(avoid if mixing.overlap == "drop" else ())
+    kept = _first(count, mixing, source, fits, Facts(avoid if mixing.overlap == "drop" else ()), counts)
+    if len(kept) < count:
+        raise TrialFailed(
+            f"{mixing.source}: {count} mixing examples are asked for and there are {len(kept)} ({_told(counts)}); "
+            "lower the ratio, or give more text"
+        )
+    return Selected(tuple(kept), dict(counts), digest_of(kept))
+
+
+def _first(
+    count: int, mixing: Mixing, source: Source | None, fits: Fits, facts: Facts, counts: Counter[str]
+) -> list[Example]:
+    """So many of a draw that may be kept, or as many as there are."""
     kept: list[Example] = []
     dropped = 0
     for example in _drawn(mixing, source, counts):
@@ -67,12 +79,7 @@ def draw(
             dropped = 0
         if dropped > HOPELESS and mixing.source == "random":
             raise TrialFailed(f"random: {dropped} sequences in a row were refused ({_told(counts)}); use fewer words")
-    if len(kept) < count:
-        raise TrialFailed(
-            f"{mixing.source}: {count} mixing examples are asked for and there are {len(kept)} ({_told(counts)}); "
-            "lower the ratio, or give more text"
-        )
-    return Selected(tuple(kept), dict(counts), digest_of(kept))
+    return kept
 
 
 def cut_as_released(
@@ -93,6 +100,28 @@ def cut_as_released(
     rest = min(missing, mixed)
     drawn = draw(mixing, count=rest, source=source, avoid=avoid, fits=fits, replay_from=replay_from)
     return uncut, drawn
+
+
+def further_as_released(
+    found: Candidates | Iterable[Example],
+    selection: Selection,
+    mixing: Mixing | None,
+    *,
+    count: int,
+    own: Selected,
+    mixed: Selected | None,
+    fits: Fits,
+    parts: Mapping[str, Any],
+) -> list[Example]:
+    """The next `count` rows of the released code's list after those that are trained on, or as many as there are: of D_B,
+    which it does not cut, and then of D_M. `parts` are what draws it."""
+    after = replace(selection, skip=selection.skip + len(own.examples), examples=count)
+    rows = list(take_up_to(found, after, fits=fits).examples)
+    if mixing is None or mixed is None or len(rows) == count:
+        return rows
+    facts = Facts(parts["avoid"] if mixing.overlap == "drop" else ())
+    have, missing = len(mixed.examples), count - len(rows)
+    return [*rows, *_first(have + missing, mixing, parts["source"], fits, facts, Counter())[have:]]
 
 
 def _seed(mixing: Mixing) -> str:

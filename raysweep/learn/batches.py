@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from raysweep.data.encoding import Encoded
-from raysweep.sweep.stage import Training, steps_per_epoch
+from raysweep.sweep.stage import Training, steps_per_epoch, trained_on
 
 __all__ = [
     "Batch",
@@ -73,9 +73,9 @@ class MicroBatch:
 
 def batches_from(step: int, examples: Sequence[Encoded], *, training: Training, seed: int) -> Iterator[Batch]:
     """The batches of a stage from `step` on, up to its last epoch."""
-    per_epoch = steps_per_epoch(len(examples), training)
+    per_epoch, count = steps_per_epoch(len(examples), training), trained_on(len(examples), training)
     for epoch in range(step // per_epoch, training.epochs):
-        order = _order_of(training, len(examples), seed=seed, epoch=epoch)
+        order = _order_of(training, len(examples), seed=seed, epoch=epoch)[:count]
         for index in range(step - epoch * per_epoch if epoch == step // per_epoch else 0, per_epoch):
             chosen = order[index * training.batch_size : (index + 1) * training.batch_size]
             yield Batch(epoch * per_epoch + index, epoch, tuple(examples[number] for number in chosen))
@@ -151,9 +151,10 @@ def pack(examples: Sequence[Encoded]) -> MicroBatch:
     return MicroBatch(tokens[None], labelled - 1, tokens[labelled], positions[None], starts)
 
 
-def pad_as_released(examples: Sequence[Encoded]) -> list[Encoded]:
-    """METHOD's departure 2: every example as long as the longest of the set, by eos tokens that are trained on."""
-    width = max(len(example) for example in examples)
+def pad_as_released(examples: Sequence[Encoded], *, width: int = 0) -> list[Encoded]:
+    """METHOD's departure 2: every example as long as the longest of the set, or `width` where that is more, by eos tokens
+    that are trained on."""
+    width = max(width, *(len(example) for example in examples))
     return [_extended(example, width) for example in examples]
 
 

@@ -12,7 +12,7 @@ import gc
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ import torch
 import transformers
 from torch import nn
 
+from raysweep.data.encoding import Encoded
 from raysweep.errors import BadInput, TrialFailed
 from raysweep.learn import batches, memory, snapshot, zero
 from raysweep.learn.architecture import Architecture, find_architecture, say_what_is_promised
@@ -29,6 +30,7 @@ from raysweep.learn.loss import Scored
 from raysweep.learn.model import copy_tokenizer, quiet
 from raysweep.learn.packing import isolates, skips_masked
 from raysweep.learn.ranks import connect
+from raysweep.learn.shares import shares_of
 from raysweep.learn.weights import load_weights, recompute
 from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training
@@ -45,11 +47,17 @@ PASS_OVERHEAD = {"cpu": 64, "cuda": 2048}  # what one more forward and backward 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """One step: this rank's summed loss over its target tokens, the gradient's norm before clipping, the rate."""
+    """One step: this rank's summed loss over its target tokens, for each share of the batch, the gradient's norm before
+    clipping, the rate."""
 
-    loss_sum: float
+    sums: tuple[float, ...]
     grad_norm: float
     lr: float
+
+    @property
+    def loss_sum(self) -> float:
+        """Over all shares."""
+        return sum(self.sums)
 
 
 class OutOfRoom(RuntimeError):
@@ -127,23 +135,16 @@ class Engine:
         return self._scored
 
     def step(self, batch: batches.Batch) -> Stats:
-        """One optimizer step on a global batch; its loss is the mean over the batch's target tokens."""
-        parts = batches.deal(
-            batch.examples,
-            rank=self.ranks.rank,
-            ranks=self.ranks.size,
-            most=self.runtime.micro_batch,
-            most_tokens=self._tokens_at_once,
-            overhead=PASS_OVERHEAD[self.device.type],
-            packed=self.packed,
-        )
+        """One optimizer step on a global batch; its loss is the mean over the batch's target tokens, or as its shares say."""
+        shares = shares_of(batch, self.training)
+        parts = [self._deal(share.examples) for share in shares]
         lr = rate(batch.step, self.total_steps, self.training)
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         try:
-            loss_sum = self._accumulate(parts, self.ranks.size / batch.target_tokens)
+            sums = self._accumulate(parts, [self.ranks.size / share.divisor for share in shares])
         except torch.OutOfMemoryError as error:
-            raise self._out_of_room(batch, parts) from error
+            raise self._out_of_room(batch, [one for share in parts for one in share]) from error
         norm = self._norm_without_zero()
         zero.step(self._engine)
         self.answers.clear()
@@ -151,10 +152,10 @@ class Engine:
         # The norm is of all ranks' gradients, so that all fail where the loss of one is not finite.
         if not (math.isfinite(norm) and self._engine.was_step_applied()):
             raise TrialFailed(
-                f"step {batch.step + 1}: the gradient is not finite (the loss is {loss_sum:g} here) at {self._where()}"
+                f"step {batch.step + 1}: the gradient is not finite (the loss is {sum(sums):g} here) at {self._where()}"
             )
         self.ranks.compare_calls(f"step {batch.step + 1}")
-        return Stats(loss_sum, norm, lr)
+        return Stats(tuple(sums), norm, lr)
 
     def place(self, part: batches.MicroBatch) -> tuple[Any, ...]:
         """A micro-batch's arrays on this rank's device: tokens, sources, labels; where it is packed also positions, where
@@ -392,15 +393,29 @@ class Engine:
             return memory.Room(memory.usable(total, own=0), host)
         return memory.Room(memory.usable(free, own=torch.cuda.memory_reserved(self.device)), host)
 
-    def _accumulate(self, parts: list[batches.MicroBatch], scale: float) -> float:
-        """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scale` counts them in."""
-        total = torch.zeros((), device=self.device)
-        for index, part in enumerate(parts):
-            self._engine.set_gradient_accumulation_boundary(index == len(parts) - 1)
-            loss = self._engine(*self.place(part))
-            self._engine.backward(loss * scale, scale_wrt_gas=False)
-            total += loss.detach()
-        return total.item()
+    def _deal(self, examples: Sequence[Encoded]) -> list[batches.MicroBatch]:
+        return batches.deal(
+            examples,
+            rank=self.ranks.rank,
+            ranks=self.ranks.size,
+            most=self.runtime.micro_batch,
+            most_tokens=self._tokens_at_once,
+            overhead=PASS_OVERHEAD[self.device.type],
+            packed=self.packed,
+        )
+
+    def _accumulate(self, shares: list[list[batches.MicroBatch]], scales: list[float]) -> list[float]:
+        """Run every micro-batch forward and backward; DeepSpeed averages over ranks, so `scales` count them in."""
+        totals = torch.zeros(len(shares), device=self.device)
+        left = sum(map(len, shares))
+        for index, (parts, scale) in enumerate(zip(shares, scales, strict=True)):
+            for part in parts:
+                left -= 1
+                self._engine.set_gradient_accumulation_boundary(left == 0)
+                loss = self._engine(*self.place(part))
+                self._engine.backward(loss * scale, scale_wrt_gas=False)
+                totals[index] += loss.detach()
+        return totals.tolist()
 
     def _out_of_room(self, batch: batches.Batch, parts: list[batches.MicroBatch]) -> Exception:
         where = f"out of memory on {self.device} at step {batch.step + 1}"

@@ -21,6 +21,7 @@ from raysweep.learn.batches import Batch, batches_from, pad_as_released
 from raysweep.learn.engine import Engine, OutOfRoom, Stats
 from raysweep.learn.evaluate import Recall
 from raysweep.learn.outcome import Progress, StageOutcome
+from raysweep.learn.shares import compared_loss, mean_loss, shares_of
 from raysweep.learn.teacher_forcing import likely_share
 from raysweep.sweep.spec import Every
 from raysweep.sweep.stage import StopAt, Training, steps_per_epoch, total_steps
@@ -76,10 +77,11 @@ def train(
                 raise
             # only rank 0 wishes to tell, so that the sum over ranks is its word
             tell = engine.ranks.rank == 0 and time.monotonic() - told_at >= TELL_EVERY
-            loss_sum, tell, *said = engine.ranks.sum([stats.loss_sum, float(tell), *checkpoint.says()])
-            if not math.isfinite(loss_sum):
-                raise TrialFailed(f"step {batch.step + 1}: the loss is {loss_sum}; try a smaller learning rate")
-            asked = stage.record(batch, stats, loss_sum / batch.target_tokens)
+            tell, *together = engine.ranks.sum([float(tell), *stats.sums, *checkpoint.says()])
+            sums, said = together[: len(stats.sums)], together[len(stats.sums) :]
+            if not math.isfinite(sum(sums)):
+                raise TrialFailed(f"step {batch.step + 1}: the loss is {sum(sums)}; try a smaller learning rate")
+            asked = stage.record(batch, stats, sums)
             if stage.stopped_by:
                 break
             checkpoint.go_on(said, stage.state)
@@ -132,9 +134,13 @@ class _StageRun:
         if state.curve and state.step == self.total_steps:
             self.stopped_by = "epochs"
 
-    def record(self, batch: Batch, stats: Stats, loss: float) -> bool:
-        """Add a step to the curve, ask the probes where they are due, and see whether the stage ends; True if asked."""
-        state = self.state
+    def record(self, batch: Batch, stats: Stats, sums: Sequence[float]) -> bool:
+        """Add a step to the curve, ask the probes where they are due, and see whether the stage ends; True if asked.
+
+        `sums` are the losses of the batch's shares, summed over all ranks.
+        """
+        state, shares = self.state, shares_of(batch, self.training)
+        loss, compared = mean_loss(shares, sums), compared_loss(shares, sums, self.training)
         state.step += 1
         state.tokens += batch.tokens
         row = {
@@ -145,7 +151,9 @@ class _StageRun:
             "grad_norm": stats.grad_norm,
             "tokens": state.tokens,
         }
-        self.stopped_by = self._ending(loss)
+        if self.training.stop_loss is not None:
+            row["stop_loss"] = compared
+        self.stopped_by = self._ending(compared)
         state.hits = self.rule.hits
         asked = bool(self.probes) and (state.step % self.every == 0 or bool(self.stopped_by))
         if asked:
@@ -197,7 +205,7 @@ def _peak_memory() -> int:
 
 
 class LossRule:
-    """Counts steps whose global-batch loss is below the rule's, in a row or not; other rules never end here."""
+    """Counts steps whose loss is below the rule's, in a row or not; other rules never end here."""
 
     def __init__(self, stop: StopAt, hits: int = 0):
         self.stop = stop

@@ -13,6 +13,7 @@ from functools import cache, partial
 from typing import Any, Literal, Protocol
 
 from raysweep.plan.identity import fingerprint
+from raysweep.sweep.catalog import DATASETS
 from raysweep.sweep.sets import FAMILIAR, FAMILIAR_TOKENS
 from raysweep.sweep.spec import Answers, Evaluate, EveryStages, Model, OwnSet
 from raysweep.sweep.stage import Selection, Stage, TrialSpec
@@ -67,6 +68,14 @@ class Evaluation:
     def place(self) -> tuple[int, str | None, str]:
         """Where it stands among those of its trial: a trial has one evaluation for each."""
         return self.after, self.of, self.label
+
+    def earlier_versions(self) -> Iterator[Evaluation]:
+        """The same evaluation by each earlier version of its scorer, the latest first."""
+        for version in range((self.scorer_version or 1) - 1, 0, -1):
+            config = {**self.config, "scorer": {"name": self.scorer, "version": version}}
+            questions = {name: value for name, value in config.items() if name != "model"}
+            name = _id(config["model"], fingerprint("questions", questions))
+            yield replace(self, id=name, scorer_version=version, config=config)
 
 
 class Trained(Protocol):
@@ -136,10 +145,13 @@ class Evaluator:
         return self._made[key]
 
     def _own_scorers(self, chain: Sequence[Trained]) -> dict[str, str]:
-        if not self._scored_otherwise:
-            return {}
         named = {node.stage.selection.set for node in chain} | set(self._evaluate.sets)
-        return {name: scorer for name, scorer in self._scored_otherwise.items() if name in named}
+        as_released = {
+            name: scorer
+            for name in named & DATASETS.keys()
+            if (scorer := self._scorer_of(name)) and scorer != DATASETS[name].scorer
+        }
+        return as_released | {name: scorer for name, scorer in self._scored_otherwise.items() if name in named}
 
     def _each(self, spec: TrialSpec, chain: Sequence[Trained]) -> Iterator[Evaluation]:
         every = self._evaluate.after == "every"
@@ -241,7 +253,7 @@ class Evaluator:
         questions, digest = self._questions[whole]
         config = {"model": model, **questions}
         return Evaluation(
-            id=fingerprint("evaluation", {"model": model, "questions": digest}),
+            id=_id(model, digest),
             after=after,
             stage=stage,
             of=of,
@@ -267,6 +279,10 @@ class Evaluator:
     def _base(self, spec: TrialSpec, first: Stage) -> dict[str, Any]:
         """A base model has no settings but the numbers that it is evaluated in."""
         return {**self._described(spec.model), "dtype": "fp32" if first.training.precision == "fp32" else "bf16"}
+
+
+def _id(model: Mapping[str, Any], questions: str) -> str:
+    return fingerprint("evaluation", {"model": model, "questions": questions})
 
 
 def label_of(stage: Stage) -> str:

@@ -291,7 +291,7 @@ class _Namer:
             "recipe": RECIPES["train"],
             "set": self._selection(stage, model),
             "mixing": self._mixing(stage.mixing, mix_recipe) if stage.mixing else None,
-            "training": asdict(stage.training),
+            "training": {name: value for name, value in asdict(stage.training).items() if value is not None},
             "strip": stage.strip,
         }
         if stage.form is not None:

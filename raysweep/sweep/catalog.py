@@ -33,7 +33,7 @@ __all__ = [
 ID = "id"  # a word of the grid: other examples of the set that is D_A
 NONE = "none"  # a word of the grid: no such stage, or no mixing data
 
-ScorerName = Literal["exact", "contains", "numeric", "rouge_l"]
+ScorerName = Literal["exact", "contains", "contains_or_empty", "numeric", "rouge_l"]
 ALPHANUMERIC = 26 + 26 + 10
 
 
@@ -89,7 +89,8 @@ class Dataset:
     folder may also be called: files are known by their columns, and names decide where several sets have the same.
     `length` is that of examples that fit 2,048 tokens.
     `subjects` says whether its rows tell what they are about. `marked` is the prompt with the marks that the released
-    code puts round it.
+    code puts round it, `released_scorer` what that code scores answers by where it is another rule. `dialogues` may end with
+    a word that nobody answers.
     """
 
     name: str
@@ -107,6 +108,8 @@ class Dataset:
     length: Length = UNKNOWN
     subjects: bool = False
     marked: str | None = None
+    released_scorer: ScorerName | None = None
+    dialogues: bool = False
 
     @property
     def generated(self) -> bool:
@@ -224,6 +227,7 @@ _SETS = (
         length=Length(29, 2000),
         factoid=True,
         scorer="contains",
+        released_scorer="contains_or_empty",
         prompt=QUESTION,
         target="{answer}",
         licence="CC BY 4.0",
@@ -248,6 +252,7 @@ _SETS = (
         about="grade-school mathematics with worked answers",
         length=Length(200, 2000),
         scorer="numeric",
+        released_scorer="exact",
         prompt=QUESTION,
         target="{answer}",
         licence="MIT",
@@ -255,6 +260,7 @@ _SETS = (
     ),
     Dataset(
         name="math",
+        released_scorer="exact",
         about="competition mathematics",
         length=Length(230),
         prompt="{problem}",
@@ -286,6 +292,7 @@ _SETS = (
     ),
     Dataset(
         name="apps",
+        released_scorer="exact",
         about="programming problems, introductory and interview",
         length=Length(766, 4),
         prompt="{task}",
@@ -301,6 +308,7 @@ _SETS = (
     ),
     Dataset(
         name="ultrachat",
+        dialogues=True,
         about="dialogues of several turns",
         length=Length(1100),
         prompt="{user}",

@@ -19,11 +19,23 @@ from raysweep.sweep.catalog import DATASETS, ID, MIXERS, NONE
 from raysweep.sweep.file import Places, nearest
 from raysweep.sweep.sets import FAMILIAR, kinds_of
 from raysweep.sweep.spec import Settings, Stop, Sweep
-from raysweep.sweep.stage import LETTERS, Mixing, Selection, Stage, StopAt, TextForm, Training, TrialSpec
+from raysweep.sweep.stage import (
+    LETTERS,
+    MicroBatches,
+    Mixing,
+    Selection,
+    Stage,
+    StopAt,
+    TextForm,
+    Training,
+    TrialSpec,
+)
 
 __all__ = ["Grid", "matches"]
 
 PAPER_STOP = StopAt(rule="loss", loss=1e-4, hits=10)  # METHOD, Training: `stop: paper` for every D_A but kvr
+RELEASED_MICRO_BATCHES = MicroBatches(examples=16, devices=2)  # as the released scripts set it: 32 rows at a time
+RELEASED_FURTHER_ROWS = 20  # rows that the released code encodes and pads with those that it trains on
 
 
 class Grid:
@@ -107,11 +119,13 @@ class Grid:
     ) -> Stage:
         settings = same.settings
         selection = self._selection(letter, name, d_a, settings)
+        mixing = self._mixing(letter, selection, mixer, draw, ratio, seed, settings)
+        uncut = not self._kinds[selection.set].factoid and (mixing is None or mixing.cut == "released")
         return Stage(
             letter=letter,
             selection=selection,
-            mixing=self._mixing(letter, selection, mixer, draw, ratio, seed, settings),
-            training=_training(settings, letter, d_a),
+            mixing=mixing,
+            training=_training(settings, letter, d_a, uncut=uncut),
             seed=seed,
             form=_form(settings),
         )
@@ -139,6 +153,9 @@ class Grid:
             familiarity=familiarity,
             skip=skip,
             marks="marked" if of in DATASETS and DATASETS[of].marked and settings.prompt.apps == "marked" else None,
+            unanswered="kept"
+            if of in DATASETS and DATASETS[of].dialogues and settings.prompt.last_word == "kept"
+            else None,
         )
 
     def _mixing(
@@ -276,9 +293,21 @@ def _mixing_seed(settings: Settings, seed: int) -> int:
             return number
 
 
-def _training(settings: Settings, letter: str, d_a: str) -> Training:
+def _training(settings: Settings, letter: str, d_a: str, *, uncut: bool) -> Training:
+    """What a stage trains by. `uncut`: its set goes on after the examples that are trained on.
+
+    A departure that changes nothing here is not in it: a stop rule that compares no loss, or rows that pad nothing.
+    """
     values = settings.train.of(letter)
-    return Training(**{**values, "stop": _stop_at(values["stop"], d_a)})
+    stop = _stop_at(values["stop"], d_a)
+    loss_mean, stop_loss, padded_to = (values.pop(name, None) for name in ("loss_mean", "stop_loss", "padded_to"))
+    further = padded_to == "further_rows" and values["label_padding"] == "eos" and uncut
+    return Training(
+        **{**values, "stop": stop},
+        loss_mean=RELEASED_MICRO_BATCHES if loss_mean == "micro_batches" else None,
+        stop_loss=RELEASED_MICRO_BATCHES if stop_loss == "last_micro_batch" and stop.rule == "loss" else None,
+        further_rows=RELEASED_FURTHER_ROWS if further else None,
+    )
 
 
 def _stop_at(rule: str | Stop, d_a: str) -> StopAt:

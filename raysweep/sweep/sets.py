@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from raysweep.errors import BadInput
-from raysweep.sweep.catalog import DATASETS, ID, NONE
+from raysweep.sweep.catalog import DATASETS, ID, NONE, Dataset
 from raysweep.sweep.file import Places
-from raysweep.sweep.spec import OwnSet, Sweep
+from raysweep.sweep.spec import Evaluate, OwnSet, Sweep
 
 __all__ = ["FAMILIAR", "FAMILIAR_TOKENS", "SetKind", "kinds_of"]
 
@@ -28,7 +28,9 @@ class SetKind:
 def kinds_of(sweep: Sweep, places: Places) -> dict[str, SetKind]:
     """All sets by name; BadInput where a sweep gives a built-in name to a set of its own."""
     kinds = {
-        name: SetKind(factoid=one.factoid, familiarity=one.familiarity, scorer=one.scorer, size=one.size)
+        name: SetKind(
+            factoid=one.factoid, familiarity=one.familiarity, scorer=_scorer(one, sweep.evaluate), size=one.size
+        )
         for name, one in DATASETS.items()
     }
     for name, own in sweep.sets.items():
@@ -36,6 +38,12 @@ def kinds_of(sweep: Sweep, places: Places) -> dict[str, SetKind]:
             raise BadInput(f"{places.of(('sets', name))}: sets: {name!r} is a built-in name; give your set another")
         kinds[name] = _own_kind(own)
     return kinds
+
+
+def _scorer(one: Dataset, evaluate: Evaluate) -> str | None:
+    """A set's scorer, or the released code's where a sweep switches that on."""
+    switched = evaluate.empty == "right" if one.factoid else evaluate.tasks == "whole_text"
+    return one.released_scorer if switched and one.released_scorer else one.scorer
 
 
 def _own_kind(own: OwnSet) -> SetKind:

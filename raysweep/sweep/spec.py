@@ -77,6 +77,9 @@ class Stop(Strict):
 
 
 StopRule = Literal["paper", "epochs", "memorized"] | Stop
+LossMean = Literal["tokens", "micro_batches"]
+StopLoss = Literal["batch", "last_micro_batch"]
+PaddedTo = Literal["trained_rows", "further_rows"]
 
 
 class TrainPart(Strict):
@@ -95,12 +98,17 @@ class TrainPart(Strict):
     warmup: Fraction | None = None
     clip: Positive | None = None
     betas: tuple[Fraction, Fraction] | None = None
+    loss_mean: Annotated[LossMean | None, LATER] = None
+    stop_loss: Annotated[StopLoss | None, LATER] = None
+    padded_to: Annotated[PaddedTo | None, LATER] = None
 
 
 class Train(Strict):
     """How every stage trains. The defaults are the paper's settings for Llama-3-8B.
 
     A key that is one letter holds the settings of that stage alone: `b: {lr: 1e-5}`, or `train.b.lr` as an axis.
+    `loss_mean` says what the loss is a mean over, `stop_loss` which loss the stop rule compares, and `padded_to` which rows
+    count for the width to which `label_padding: eos` pads.
     """
 
     lr: Positive = 5e-5
@@ -116,6 +124,9 @@ class Train(Strict):
     warmup: Fraction = 0.05
     clip: Positive = 1.0
     betas: tuple[Fraction, Fraction] = (0.9, 0.95)
+    loss_mean: Annotated[LossMean, LATER] = "tokens"
+    stop_loss: Annotated[StopLoss, LATER] = "batch"
+    padded_to: Annotated[PaddedTo, LATER] = "trained_rows"
     stages: dict[str, TrainPart] = {}
 
     @model_validator(mode="before")
@@ -128,8 +139,12 @@ class Train(Strict):
         return {**rest, "stages": letters} if letters else rest
 
     def of(self, letter: str) -> dict[str, Any]:
-        """The settings of one stage, by field name."""
-        common = {name: getattr(self, name) for name in type(self).model_fields if name != "stages"}
+        """The settings of one stage, by field name, without later ones that say nothing but what was always meant."""
+        common = {
+            name: getattr(self, name)
+            for name, declared in type(self).model_fields.items()
+            if name != "stages" and not (LATER in declared.metadata and getattr(self, name) == declared.default)
+        }
         part = self.stages.get(letter)
         own = {name: getattr(part, name) for name in TrainPart.model_fields} if part else {}
         return common | {name: value for name, value in own.items() if value is not None}
@@ -174,6 +189,7 @@ class Prompt(Strict):
     line_ends: Annotated[Literal["untrained", "trained"], LATER] = "untrained"
     control_tokens: Annotated[Literal["text", "parsed"], LATER] = "text"
     apps: Annotated[Literal["plain", "marked"], LATER] = "plain"
+    last_word: Annotated[Literal["dropped", "kept"], LATER] = "dropped"
 
 
 class Settings(Strict):
@@ -198,8 +214,16 @@ def _recorded(model: BaseModel, dumped: Mapping[str, Any]) -> dict[str, Any]:
         own, declared = getattr(model, name), type(model).model_fields[name]
         if LATER in declared.metadata and own == declared.default:
             continue
-        kept[name] = _recorded(own, value) if isinstance(own, BaseModel) else value
+        kept[name] = _recorded_value(own, value)
     return kept
+
+
+def _recorded_value(own: Any, value: Any) -> Any:
+    if isinstance(own, BaseModel):
+        return _recorded(own, value)
+    if isinstance(own, dict):
+        return {key: _recorded_value(part, value[key]) for key, part in own.items()}
+    return value
 
 
 class OwnSet(Strict):
@@ -249,7 +273,9 @@ class Evaluate(Strict):
     `matrix` says after which stages all earlier stages' own examples are; None is `all` in chains of up to five stages,
     then `last`. `answers` says how much of an answer is generated: until its score is decided, or the whole of it.
     `familiar` is the form of the few-shot prompt, bare or inside the chat template; `cut` where an answer's text begins:
-    after the prompt's tokens, or after as many characters as the prompt has.
+    after the prompt's tokens, or after as many characters as the prompt has. `empty` says whether an empty answer is right
+    where an answer is right that the gold text contains (webqa), `tasks` how the sets that are not factoid are scored: by
+    what is parsed out of an answer, or by the whole of its text.
     """
 
     sets: tuple[str, ...] = ()
@@ -260,6 +286,8 @@ class Evaluate(Strict):
     answers: Answers = "decided"
     familiar: Literal["plain", "chat"] = "plain"
     cut: Literal["tokens", "characters"] = "tokens"
+    empty: Literal["wrong", "right"] = "wrong"
+    tasks: Literal["parsed", "whole_text"] = "parsed"
 
     @model_validator(mode="before")
     @classmethod
@@ -364,15 +392,24 @@ def impossible(precision: str, *, zero: int, offload: str) -> str | None:
 PROFILES: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "released": {
         "mixing": {"cut": "released", "overlap": "keep", "seed": "trial", "draws": "same", "order": "shuffled"},
-        "train": {"order": "sampler", "last_batch": "drop", "label_padding": "eos", "precision": "bf16_pure"},
+        "train": {
+            "order": "sampler",
+            "last_batch": "drop",
+            "label_padding": "eos",
+            "padded_to": "further_rows",
+            "loss_mean": "micro_batches",
+            "stop_loss": "last_micro_batch",
+            "precision": "bf16_pure",
+        },
         "prompt": {
             "strip": "train_only",
             "targets": "stripped",
             "line_ends": "trained",
             "control_tokens": "parsed",
             "apps": "marked",
+            "last_word": "kept",
         },
-        "evaluate": {"familiar": "chat", "cut": "characters"},
+        "evaluate": {"familiar": "chat", "cut": "characters", "empty": "right", "tasks": "whole_text"},
     }
 }
 Axis = tuple[Any, ...]

@@ -14,6 +14,7 @@ from raysweep.sweep.spec import Model
 
 __all__ = [
     "LETTERS",
+    "MicroBatches",
     "Mixing",
     "Selection",
     "Stage",
@@ -23,6 +24,7 @@ __all__ = [
     "TrialSpec",
     "steps_per_epoch",
     "total_steps",
+    "trained_on",
 ]
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -32,7 +34,8 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 class Selection:
     """Which examples of which set: in seeded order, after `skip` accepted ones, the next `examples`.
 
-    `id` never appears here: it is D_A's set with D_A's own examples skipped. `marks` is None where prompts have none.
+    `id` never appears here: it is D_A's set with D_A's own examples skipped. `marks` is None where prompts have none, and
+    `unanswered` where no dialogue keeps a user's last word that nobody answers.
     """
 
     set: str
@@ -41,6 +44,7 @@ class Selection:
     familiarity: Literal["all", "unfamiliar", "familiar"]
     skip: int = 0
     marks: Literal["marked"] | None = None
+    unanswered: Literal["kept"] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +88,34 @@ class StopAt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MicroBatches:
+    """How the released code cuts a batch: so many examples a device, as many times as the batch has room for that.
+
+    It is a part of what is trained, not of how: nothing of it follows from a runtime's workers or micro-batches.
+    """
+
+    examples: int
+    devices: int
+
+    @property
+    def at_once(self) -> int:
+        """How many examples all devices read at a time."""
+        return self.examples * self.devices
+
+    def accumulated(self, batch_size: int) -> int:
+        """How many times a batch of this size is read from before weights change."""
+        return -(-batch_size // self.at_once)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
     """How one stage trains; `batch_size` is global. `order`, `last_batch`, `label_padding` switch the released code's
-    departures on (`sampler`, `drop`, `eos`; `fixed` is one order of our own for all epochs)."""
+    departures on (`sampler`, `drop`, `eos`; `fixed` is one order of our own for all epochs).
+
+    So do the last three, which are None where all is as the paper says: `loss_mean` is the micro-batches whose means the
+    loss is the mean of, `stop_loss` those of which the last one is compared by the stop rule, and `further_rows` how many
+    examples that are not trained on count for the width to which `eos` pads.
+    """
 
     lr: float
     batch_size: int
@@ -101,6 +130,9 @@ class Training:
     warmup: float
     clip: float
     betas: tuple[float, float]
+    loss_mean: MicroBatches | None = None
+    stop_loss: MicroBatches | None = None
+    further_rows: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,10 +148,21 @@ class TextForm:
     control_tokens: Literal["parsed"] | None = None
 
 
+def trained_on(count: int, training: Training) -> int:
+    """Of `count` examples, how many an epoch trains on: all, but for the rest of a batch where that is dropped.
+
+    Where the loss is a mean over micro-batches, what is dropped is the rest of what is read at a time: an epoch's last
+    batch may then be smaller.
+    """
+    if training.last_batch == "keep":
+        return count
+    size = min(training.batch_size, training.loss_mean.at_once if training.loss_mean else training.batch_size)
+    return count // size * size or count
+
+
 def steps_per_epoch(count: int, training: Training) -> int:
     """How many steps see each of `count` examples once; the last, smaller batch counts unless it is dropped."""
-    whole, rest = divmod(count, training.batch_size)
-    return whole + (1 if rest and (training.last_batch == "keep" or whole == 0) else 0)
+    return -(-trained_on(count, training) // training.batch_size)
 
 
 def total_steps(count: int, training: Training) -> int:

@@ -34,12 +34,12 @@ from raysweep.trial.evaluation import (
     Asked,
     EarlierAnswers,
     evaluate,
-    formerly,
     kept_from_before,
     prepared,
     trial_predictions,
     trial_row,
 )
+from raysweep.trial.held import held_of_model, held_of_stage
 from raysweep.trial.holding import HeldLeases, held
 from raysweep.trial.in_flight import in_flight
 from raysweep.trial.inputs import Inputs, StageData, workbench
@@ -214,7 +214,7 @@ class _Trial:
         node = self._job.chain[index]
         planned = self._planned(index + 1)
         stage = self._store.stage(node)
-        held = self._held_of(stage, planned, answered) if stage else {}
+        held = held_of_stage(self._store, stage, planned, answered) if stage else {}
         asked = [one for one in planned if one.id not in held]
         needed = asked if any(not answered.spares(one) for one in asked) else []
         unkept = stage is not None and self._is_last(index) and node.id in self._job.kept and not stage.has_weights
@@ -239,22 +239,13 @@ class _Trial:
         others = [one for one in self._job.besides if one.stage == self._job.chain[index].id]
         return [*self._planned(index + 1), *others]
 
-    def _held_of(self, stage: FinishedStage, planned: Sequence[Evaluation], answered: Answered) -> dict[str, Evaluated]:
-        """Those of these evaluations of a stage that the store holds, with their answers."""
-        held = self._store.evaluations.made(home_of_stage(stage.folder), [one.id for one in planned])
-        former = {one.id: answered.former_row(stage.record, one) for one in planned if one.id not in held}
-        if any(former.values()):
-            rows = self._store.former_predictions(stage)
-            held |= {one: formerly(one, row, rows) for one, row in former.items() if row}
-        return held
-
     def _evaluate_base(self, base: Path) -> dict[str, Evaluated]:
         """What the base model answers, where the trial evaluates it: from the store, or asked now."""
         planned = self._planned(0)
         if not planned:
             return {}
         home = home_of_model(planned[0])
-        held = self._store.evaluations.made(home, [one.id for one in planned]) if self._ranks.rank == 0 else {}
+        held = held_of_model(self._store, planned) if self._ranks.rank == 0 else {}
         lacking = self._ranks.broadcast([one for one in planned if one.id not in held])
         self._earlier.add(held.values())
         made = self._evaluate_more(base, -1, lacking)

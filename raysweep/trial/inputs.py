@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from raysweep.data.encoding import AS_DESCRIBED, Encoded, Question, encode, question
 from raysweep.data.example import Example
-from raysweep.data.examples import Selected, candidates, take, take_up_to
-from raysweep.data.mixing import Facts, cut_as_released, draw
+from raysweep.data.examples import Candidates, Selected, candidates, take, take_up_to
+from raysweep.data.mixing import Facts, cut_as_released, draw, further_as_released
 from raysweep.data.sources import NO_PINS, Pins, Source, find, find_mixer
 from raysweep.errors import TrialFailed
+from raysweep.learn.batches import pad_as_released
 from raysweep.learn.model import load_tokenizer, prepare
 from raysweep.plan.evaluator import Evaluation
 from raysweep.plan.plan import Node
@@ -89,7 +90,7 @@ class Inputs:
         """What the stage `chain[index]` trains on; the sets of the stages up to it are what its D_M must not hold."""
         stages = tuple(node.stage for node in chain[: index + 1])
         self._check_sources(chain[index])
-        key = ("stage", tuple(_selects(stage) for stage in stages), stages[-1].mixing)
+        key = ("stage", tuple(map(_selects, stages)), stages[-1].mixing, stages[-1].training.further_rows)
         return self._once(key, lambda: self._stage(stages))
 
     def questions(self, stage: Stage) -> tuple[Question, ...]:
@@ -134,19 +135,21 @@ class Inputs:
         stage = stages[-1]
         own = self.own(stage)
         if stage.mixing is None:
-            return self._stage_data(stages, own, None)
+            return self._stage_data(stages, own, None, {})
         parts = self._mixing_parts(stages)
         if stage.mixing.cut == "released":
-            chosen = stage.selection
-            found = candidates(self._source(chosen.set), data_seed=chosen.data_seed, marks=chosen.marks)
-            own, mixed = cut_as_released(found, stage.selection, stage.mixing, **parts)
+            own, mixed = cut_as_released(self._candidates(stage.selection), stage.selection, stage.mixing, **parts)
         else:
             count = stage.mixing.amount(examples=len(own.examples), d_a=len(parts["replay_from"]))
             mixed = draw(stage.mixing, count=count, **parts)
-        return self._stage_data(stages, own, mixed)
+        return self._stage_data(stages, own, mixed, parts)
 
-    def _stage_data(self, stages: tuple[Stage, ...], own: Selected, mixed: Selected | None) -> StageData:
+    def _stage_data(
+        self, stages: tuple[Stage, ...], own: Selected, mixed: Selected | None, parts: Mapping[str, Any]
+    ) -> StageData:
         encoded = self._encode([*own.examples, *(mixed.examples if mixed else ())], stages[-1])
+        if stages[-1].training.further_rows is not None:
+            encoded = self._as_wide_as_further_rows(encoded, stages[-1], own, mixed, parts)
         if stages[0].letter != LETTERS[0]:
             return StageData(encoded, own, mixed, None, None)
         stage = stages[-1]
@@ -160,6 +163,35 @@ class Inputs:
             None if mixed is None or replayed else d_a.restated_in(mixed.examples),
         )
 
+    def _as_wide_as_further_rows(
+        self,
+        encoded: tuple[Encoded, ...],
+        stage: Stage,
+        own: Selected,
+        mixed: Selected | None,
+        parts: Mapping[str, Any],
+    ) -> tuple[Encoded, ...]:
+        """Rows that the released code pads with those that it trains on have to fit too."""
+        further = further_as_released(
+            self._candidates(stage.selection),
+            stage.selection,
+            stage.mixing,
+            count=stage.training.further_rows,
+            own=own,
+            mixed=mixed,
+            fits=self._fits(stage),
+            parts=parts,
+        )
+        return tuple(pad_as_released(encoded, width=max(map(len, self._encode(further, stage)), default=0)))
+
+    def _candidates(self, selection: Selection) -> Candidates:
+        return candidates(
+            self._source(selection.set),
+            data_seed=selection.data_seed,
+            marks=selection.marks,
+            unanswered=selection.unanswered,
+        )
+
     def _mixing_parts(self, stages: tuple[Stage, ...]) -> dict[str, Any]:
         """What every draw needs: where from, what to avoid, what fits, what replay gives back."""
         return {
@@ -170,8 +202,7 @@ class Inputs:
         }
 
     def _take(self, selection: Selection, stage: Stage) -> Selected:
-        source = self._source(selection.set)
-        found = candidates(source, data_seed=selection.data_seed, marks=selection.marks)
+        found, source = self._candidates(selection), self._source(selection.set)
         return take(found, selection, fits=self._fits(stage), unfamiliar=self._asker(source, stage))
 
     def _fits(self, stage: Stage) -> Callable[[Example], bool]:

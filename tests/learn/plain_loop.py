@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM, get_cosine_schedule_with_warmup
 from raysweep.data.encoding import Encoded
 from raysweep.learn.batches import Batch, batches_from
 from raysweep.learn.engine import Engine
+from raysweep.learn.shares import mean_loss, shares_of
 from raysweep.sweep.spec import Runtime
 from raysweep.sweep.stage import Training, total_steps
 
@@ -93,7 +94,7 @@ def by_engine(
         engine.packed = packed
         for batch in _first(steps, examples, settings):
             stats = engine.step(batch)
-            losses.append(engine.ranks.sum([stats.loss_sum])[0] / batch.target_tokens)
+            losses.append(mean_loss(shares_of(batch, settings), engine.ranks.sum(list(stats.sums))))
             norms.append(stats.grad_norm)
         facts = engine.facts()
         masters = _masters(engine) if settings.precision == "bf16" and engine.runtime.zero else {}

@@ -139,6 +139,20 @@ MUTANTS = (
         "tests/plan/test_evaluator.py::test_what_is_asked_and_how_changes_every_evaluation",
     ),
     Mutant(
+        "the paper's three seeds are one truth",
+        "raysweep/report/compare.py",
+        "    scale = math.sqrt(1 / n + 1 / SEEDS)\n",
+        "    scale = math.sqrt(1 / n)\n",
+        f"{ORACLE}::test_the_verdict_beside_the_paper_is_the_references",
+    ),
+    Mutant(
+        "a difference that is none is called one",
+        "raysweep/report/compare.py",
+        '    return "within noise" if abs(row["difference"]) <= row["noise"] else "differs alone"\n',
+        '    return "differs alone"\n',
+        f"{ORACLE}::test_the_verdict_beside_the_paper_is_the_references",
+    ),
+    Mutant(
         "earlier sets are not evaluated",
         "raysweep/plan/evaluator.py",
         "return range(after) if whole else sorted({0, after - 1})",

@@ -7,12 +7,14 @@ of them fail here.
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from pathlib import Path
 
 import pytest
 from reference import Reference, Result, Stage, asked_in_order, kvr, random_words, replay
 from safetensors.torch import load_file
+from scipy import stats
 from sweeps import small
 
 import raysweep
@@ -40,6 +42,7 @@ NAMES = [
 LAMPS = [(f"Who keeps the {name} lamp?", NAMES[(place * 5 + 3) % 14]) for place, name in enumerate(NAMES)]
 TRAIN = {"precision": "fp32", "lr": 1e-2}
 LOSS = {"loss": 0.6, "hits": 3}
+SEEDS = [0, 1]
 EPOCHS = 120  # of the first stage; the later ones have one, so that something of D_A is left
 WORDS = 6
 FAR = 2e-3  # of a tensor's length, after hundred steps whose sums are in another order
@@ -75,12 +78,13 @@ class Both:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Both:
-    """Random pairs, then others; nothing, random words or replay mixed in; two seeds."""
+    """Random pairs, then others; nothing, random words or replay mixed in; two seeds, three where nothing is."""
     folder = tmp_path_factory.mktemp("two")
     grid = {"d_a": ["kvr"], "d_b": ["id"], "mixer": ["none/none", "random/none", "none/replay"], "ratio": [0.5]}
+    mixed = {"mixer": ["random/none", "none/replay"], "seed": 2}
     stages = {"a": {"stop": "memorized"}, "b": {"epochs": 1}}
     train = {**TRAIN, "batch_size": 4, "epochs": EPOCHS, "stop": "epochs", **stages}
-    both = Both(folder, examples=8, grid={**grid, "seed": [0, 1]}, train=train)
+    both = Both(folder, examples=8, grid={**grid, "seed": [*SEEDS, 2]}, exclude=[mixed], train=train)
     d_a, d_b = kvr(8), kvr(8, skip=8)
     mixed = {"random": random_words(find_word_list(data_dir=None).words, 4, words=WORDS), "replay": replay(d_a, 4)}
     for mixer, seed in both.records:
@@ -170,14 +174,14 @@ def test_a_cell_of_the_table_is_the_references_mean(two):
     cells = {row.labels[0]: row.cells[0] for row in table.rows}
     for mixer, cell in cells.items():
         values = [share(results[-1].right[0]) for (name, _), results in two.reference.items() if name == mixer]
-        assert (cell.mean, cell.n) == (statistics.fmean(values), 2)
+        assert (cell.mean, cell.n) == (pytest.approx(statistics.fmean(values)), len(values))
         assert cell.std == pytest.approx(statistics.stdev(values))
 
 
 def test_a_comparison_is_the_references_pairs(two):
     (row,) = raysweep.compare("small", mixers=("none/none", "none/replay"), store=two.url).to_dict("records")
     right = {
-        mixer: [one for seed in (0, 1) for one in two.reference[mixer, seed][-1].right[0]]
+        mixer: [one for seed in SEEDS for one in two.reference[mixer, seed][-1].right[0]]
         for mixer in ("none/none", "none/replay")
     }
     plain, replayed = right["none/none"], right["none/replay"]
@@ -185,6 +189,32 @@ def test_a_comparison_is_the_references_pairs(two):
     pairs = list(zip(plain, replayed, strict=True))
     assert row["only_first"] == sum(one and not other for one, other in pairs)
     assert row["only_second"] == sum(other and not one for one, other in pairs)
+
+
+def test_the_verdict_beside_the_paper_is_the_references(two):
+    """Table 2 prints 0.5 for random pairs after other random pairs without mixing, and with random words nothing legible.
+
+    A mean of three seeds is expected within Student's t of ours, both of them spread as ours, and the rounding of print.
+    """
+    found = raysweep.compare("small", paper="table2", store=two.url).set_index(["d_a", "d_b", "mixer"])
+    values = {
+        wanted: [share(results[-1].right[0]) for (mixer, _), results in two.reference.items() if mixer == wanted]
+        for wanted in ("none/none", "random/none")
+    }
+    mean, std = statistics.fmean(values["none/none"]), statistics.stdev(values["none/none"])
+    error = std * math.sqrt(1 / 3 + 1 / 3)
+    beyond, noise = abs(mean - 0.5) - 0.05, stats.t.ppf(0.975, 2) * error + 0.05
+    p = 2 * stats.t.sf(beyond / error, 2)
+    wanted = "differs" if p < 0.05 else "within noise" if abs(mean - 0.5) <= noise else "differs alone"
+    ours = found.loc["kvr", "id", "none/none"]
+    assert (ours["published"], ours["n"], ours["verdict"]) == (0.5, 3, wanted)
+    assert [ours[name] for name in ("ours", "std", "difference", "noise", "p", "p_corrected")] == pytest.approx(
+        [mean, std, mean - 0.5, noise, p, p]
+    )
+    mixed = found.loc["kvr", "id", "random/none"]
+    assert (mixed["verdict"], mixed["ours"]) == ("not legible", pytest.approx(statistics.fmean(values["random/none"])))
+    others = found.drop([("kvr", "id", "none/none"), ("kvr", "id", "random/none")])
+    assert set(others["verdict"]) == {"not in the sweep"}
 
 
 def test_the_reference_leaves_something_to_tell(two, three):

@@ -101,3 +101,21 @@ def test_a_hub_model_is_pinned_too(moving, file, tmp_path, monkeypatch) -> None:
     assert list(again.trials) == list(plan.trials)
     assert plan.revisions["model me/model"] == commits[0]
     assert {job.model.revision for job in jobs.values()} == {commits[0]}
+
+
+def test_data_is_checked_and_fetched_at_the_commits_of_the_sweep(moving, file, tmp_path, monkeypatch, capsys) -> None:
+    """For a store where it was planned; for another one as the hub has it now, and a store that is not there is not made."""
+    store = tmp_path / "store"
+    load(file).missing(Store(store), data=None)
+    first, moving.commit = moving.commit, "d" * 40
+    for place, commit in ((store, first), (tmp_path / "other", moving.commit)):
+        monkeypatch.setenv("HF_HOME", str(tmp_path / f"machine of {place.name}"))
+        assert main(["data", "check", str(file), "--store", str(place), "--json"]) == 0
+        checked = {row["name"]: row["identity"]["revision"] for row in json.loads(capsys.readouterr().out)}
+        assert checked == {"mine": commit, "fineweb": commit}
+        to = tmp_path / f"to-{place.name}"
+        assert main(["data", "fetch", str(file), "--store", str(place), "--to", str(to), "--json"]) == 0
+        capsys.readouterr()
+        fetched = [json.loads((to / name / ".origin.json").read_text())["identity"] for name in ("mine", "fineweb")]
+        assert [one["revision"] for one in fetched] == [commit, commit]
+    assert not (tmp_path / "other").exists()

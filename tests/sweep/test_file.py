@@ -34,7 +34,7 @@ def test_defaults_are_those_of_the_paper(tmp_path):
     assert sweep.train.model_dump(exclude={"stages"}) == {
         "lr": 5e-5, "batch_size": 32, "epochs": 20, "stop": "paper", "max_length": 2048, "precision": "bf16",
         "order": "reshuffled", "last_batch": "keep", "label_padding": "ignore", "weight_decay": 0.0, "warmup": 0.05,
-        "clip": 1.0, "betas": (0.9, 0.95),
+        "clip": 1.0, "betas": (0.9, 0.95), "loss_mean": "tokens", "stop_loss": "batch", "padded_to": "trained_rows",
     }  # fmt: skip
 
 

@@ -57,8 +57,14 @@ def test_every_switch_alone_is_other_stages_or_other_evaluations(part: str, key:
     """Each departure is a choice of its own, and none of them is nothing."""
     settings = {key: PROFILES["released"][part][key]}
     sets = {"sets": RAW["evaluate"]} if part == "evaluate" else {}
-    seeds = {**RAW["grid"], "seed": [1]}  # by seed 0, mixing.seed: trial is what it was
-    plain, switched = planned(grid=seeds), planned(grid=seeds, **{part: {**settings, **sets}})
+    seeds = {
+        **RAW["grid"],
+        "d_b": ["apps", "webqa", "ultrachat"],
+        "seed": [1],
+    }  # by seed 0 mixing.seed: trial is as it was
+    beside = {"train": {"label_padding": "eos"}} if key == "padded_to" else {}  # else nothing is padded that counts
+    plain = planned(grid=seeds, **beside)
+    switched = planned(grid=seeds, **{part: {**beside.get(part, {}), **settings, **sets}})
     stages_differ = set(plain.stages) != set(switched.stages)
     assert stages_differ == (part != "evaluate" and key != "strip"), "what changes questions only changes no stage"
     assert stages_differ or evaluations(plain) != evaluations(switched)

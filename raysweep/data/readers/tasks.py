@@ -74,13 +74,14 @@ def _apps_marked(question: str, starter: str, style: str) -> str:
 
 
 def _ultrachat(row: Row, side: Side) -> Iterator[Draft | Skipped]:
-    """Turns of user and assistant; a last word that nobody answers is dropped."""
+    """Turns of user and assistant; a last word that nobody answers is no turn."""
     words = row.texts("data")
     if len(words) != len(row.values["data"]):
         yield Skipped("blank_turn")
         return
     turns = tuple({"user": user, "assistant": said} for user, said in zip(words[::2], words[1::2], strict=False))
-    yield Draft(turns, (turns[-1]["assistant"],)) if turns else Skipped("no_reply")
+    last = words[-1] if len(words) % 2 else None
+    yield Draft(turns, (turns[-1]["assistant"],), unanswered=last) if turns else Skipped("no_reply")
 
 
 GSM8K = (
