@@ -30,9 +30,8 @@ def altered(folder: Path, files: Mapping[str, str]) -> str | None:
 
 def sync(folder: Path) -> None:
     """Bring a local folder with all that is in it onto the disk, so that a record that names it outlives a power cut."""
-    for path in folder.rglob("*"):
+    for path in [*folder.rglob("*"), folder]:
         synced(path)
-    synced(folder)
 
 
 def synced(path: Path) -> None:

@@ -139,11 +139,16 @@ class Files:
 
     def names(self, path: str, *, hidden: bool = False) -> list[str]:
         """The names below a folder, sorted: those that begin with a dot, or all others; of a missing folder none."""
+        return sorted(name for name in self._listed(path) if name.startswith(".") == hidden)
+
+    def _listed(self, path: str) -> list[str]:
+        if self.local is None:
+            return [info.base_name for info in self._look(pafs.FileSelector(self._at(path), allow_not_found=True))]
         try:
-            found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True))
-        except NotADirectoryError:
+            with self._first_contact():
+                return os.listdir(self._at(path))
+        except (FileNotFoundError, NotADirectoryError):
             return []
-        return sorted(info.base_name for info in found if info.base_name.startswith(".") == hidden)
 
     def touched(self, path: str) -> float:
         """When anything in a folder was last written, in seconds since 1970."""
@@ -175,7 +180,10 @@ class Files:
 
     def below(self, path: str) -> dict[str, tuple[int, int]]:
         """When each file below a folder was last written (ns, 0 where this place cannot tell) and its bytes, in one listing."""
-        found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
+        try:
+            found = self._look(pafs.FileSelector(self._at(path), allow_not_found=True, recursive=True))
+        except NotADirectoryError:
+            return {}
         root = len(self._root) + 1
         return {info.path[root:]: (info.mtime_ns or 0, info.size or 0) for info in found if info.is_file}
 

@@ -99,7 +99,7 @@ class Place:
         return str(copy)
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request, tmp_path):
     return Place("", tmp_path) if request.param == "disk" else Place(request.getfixturevalue("bucket"), None)
 
