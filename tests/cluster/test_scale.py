@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,13 @@ def test_the_first_of_many_trials_is_handed_out_within_seconds(tmp_path):
     chains = {trial: plan.trials[trial].stages for trial in jobs}
     wanted = {point_key(point.values): point.trial for point in plan.points}
     out: list[str] = []
-    searcher = StageSearcher(wanted, Schedule(chains, slots=2), give_up_after=2, on_drop=print, on_out=out.append)
+    searcher = StageSearcher(
+        wanted,
+        Schedule(chains, slots=2),
+        give_up_after=2,
+        on_drop=print,
+        on_out=lambda trial, tokens: out.append(trial),
+    )
     searcher.set_search_properties(None, None, param_space(sweep.grid.axes))
     suggested = searcher.suggest("first")
     assert len(jobs) == MANY
@@ -52,10 +59,11 @@ def test_a_job_is_in_the_cluster_while_its_trial_is_out(cluster, tmp_path):
     _, jobs = small(tmp_path).missing(Store(tmp_path / "store"), data=None)
     one, other = jobs
     handoff = JobHandoff("run", jobs)
-    handoff.out(one)
-    handoff.out(other)
-    assert handed("run", one) == jobs[one], "for every attempt"
-    assert handed("run", one) == jobs[one]
+    handoff.out(one, {"a": 3})
+    handoff.out(other, {})
+    for _ in range(2):
+        assert handed("run", one) == replace(jobs[one], tokens={"a": 3}), "for every attempt"
+    assert handed("run", other) == jobs[other]
     handoff.over(one)
     handoff.close()
     for trial in jobs:
