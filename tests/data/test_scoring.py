@@ -20,6 +20,9 @@ from raysweep.data.scoring import SCORERS
         ("contains", "york", ("New York City",), 1),
         ("contains", " ", ("New York",), 0),
         ("contains", "", ("New York",), 0),
+        ("contains_or_empty", " ", ("New York",), 1),
+        ("contains_or_empty", "york", ("New York City",), 1),
+        ("contains_or_empty", "The Bahamas", ("Bahamas",), 0),
         ("contains", "New York City, NY", ("New York City",), 0),
         ("numeric", "so 3 + 4 = 7.0", ("#### 7",), 1),
         ("numeric", "1,234 apples", ("... #### 1234",), 1),
@@ -45,9 +48,12 @@ def test_rules(rule, prediction, golds, score):
     assert SCORERS[rule].score(prediction, golds) == score
 
 
+RULES = {"exact": 1, "contains": 1, "contains_or_empty": 1, "numeric": 2, "rouge_l": 1}
+
+
 def test_rules_say_which_they_are():
     assert {name: (rule.name, rule.version) for name, rule in SCORERS.items()} == {
-        name: (name, version) for name, version in {"exact": 1, "contains": 1, "numeric": 2, "rouge_l": 1}.items()
+        name: (name, version) for name, version in RULES.items()
     }
     assert SCORERS["numeric"].max_new_tokens == 512
 
@@ -55,14 +61,14 @@ def test_rules_say_which_they_are():
 letters = st.text(alphabet="aAbΣσςİıß \n\u00a01.,-", max_size=6)
 
 
-@given(rule=st.sampled_from(["exact", "contains"]), gold=letters, prefix=letters, rest=letters)
+@given(rule=st.sampled_from(["exact", "contains", "contains_or_empty"]), gold=letters, prefix=letters, rest=letters)
 def test_what_may_not_match_scores_nothing_however_it_goes_on(rule, gold, prefix, rest):
     scorer = SCORERS[rule]
     if not scorer.may_match(prefix, (gold,)):
         assert scorer.score(prefix + rest, (gold,)) == 0
 
 
-@given(rule=st.sampled_from(["exact", "contains"]), gold=letters, cut=st.integers(0, 6))
+@given(rule=st.sampled_from(["exact", "contains", "contains_or_empty"]), gold=letters, cut=st.integers(0, 6))
 def test_a_gold_may_match_at_every_point_on_its_way(rule, gold, cut):
     assert SCORERS[rule].may_match(gold[:cut], (gold,))
 
