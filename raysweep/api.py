@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from raysweep.cluster.tuner import SweepOutcome
     from raysweep.report.frame import SweepSource
-    from raysweep.trial.execute import Job
+    from raysweep.trial.job import Job
 
 __all__ = [
     "DEFAULT_STORE",
@@ -168,7 +168,7 @@ class LoadedSweep:
         return resolve(self.sweep, data_dir=data, pins=store.pins(self.name) if store else {})
 
     def _job(self, plan: Plan, trial: str, store: Store, data: Path | None, pins: Mapping[str, str]) -> Job:
-        from raysweep.trial.execute import Job
+        from raysweep.trial.job import Job
 
         sweep = self.sweep
         spec, stages = plan.trials[trial].spec, plan.trials[trial].stages

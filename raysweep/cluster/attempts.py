@@ -22,7 +22,7 @@ from raysweep.errors import TrialFailed
 from raysweep.learn.engine import OutOfRoom
 from raysweep.store import records
 from raysweep.store.store import Store
-from raysweep.trial.execute import Job
+from raysweep.trial.job import Job
 
 __all__ = ["attempt", "is_loss", "tries"]
 

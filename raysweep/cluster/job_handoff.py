@@ -13,7 +13,7 @@ from typing import Any
 
 from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_get, _internal_kv_put
 
-from raysweep.trial.execute import Job
+from raysweep.trial.job import Job
 
 __all__ = ["JobHandoff", "handed"]
 

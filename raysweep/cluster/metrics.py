@@ -11,7 +11,8 @@ from typing import Any
 
 from ray.util.metrics import Gauge
 
-from raysweep.trial.execute import Job, Report
+from raysweep.trial.execute import Report
+from raysweep.trial.job import Job
 from raysweep.trial.pace import Pace
 
 __all__ = ["observed"]

@@ -31,7 +31,8 @@ from raysweep.cluster.metrics import observed
 from raysweep.cluster.ray_compat import tell_train_its_cluster
 from raysweep.errors import TrialFailed
 from raysweep.learn.ranks import meeting_place, torchrun_variables
-from raysweep.trial.execute import Job, Report, execute
+from raysweep.trial.execute import Report, execute
+from raysweep.trial.job import Job
 
 __all__ = ["fit_alone", "group_trainer", "run_in_group", "run_warm", "torchrun_variables"]
 

@@ -46,7 +46,7 @@ from raysweep.store.leases import Leases, beating
 from raysweep.store.prune import needed
 from raysweep.store.store import Store
 from raysweep.sweep.spec import Runtime, size_in_bytes
-from raysweep.trial.execute import Job
+from raysweep.trial.job import Job
 
 __all__ = ["SweepOutcome", "run_trials"]
 

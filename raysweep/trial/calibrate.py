@@ -33,8 +33,8 @@ from raysweep.store.checksums import digests
 from raysweep.store.store import Store
 from raysweep.sweep.stage import total_steps
 from raysweep.trial.evaluation import evaluate, prepared
-from raysweep.trial.execute import Job
 from raysweep.trial.inputs import workbench
+from raysweep.trial.job import Job
 
 __all__ = ["calibrate"]
 

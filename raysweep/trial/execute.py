@@ -7,10 +7,9 @@ store. Nothing here knows Ray: `report` is how the outside hears of progress, an
 from __future__ import annotations
 
 import logging
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,9 @@ from raysweep.learn.outcome import Progress, StageOutcome
 from raysweep.learn.ranks import Ranks, connect
 from raysweep.learn.train import train
 from raysweep.plan.evaluator import Evaluation, label_of
-from raysweep.plan.plan import Node
 from raysweep.store import records
-from raysweep.store.answered import Answered
 from raysweep.store.evaluations import Evaluated, home_of_model, home_of_stage
 from raysweep.store.store import FinishedStage, Store
-from raysweep.sweep.spec import Evaluate, Model, OwnSet, Runtime, Text
 from raysweep.sweep.stage import total_steps
 from raysweep.trial.evaluation import (
     PLACE,
@@ -39,44 +35,22 @@ from raysweep.trial.evaluation import (
     trial_predictions,
     trial_row,
 )
-from raysweep.trial.held import held_of_model, held_of_stage
-from raysweep.trial.holding import HeldLeases, held
+from raysweep.trial.held import held_of_model
+from raysweep.trial.leasing import HeldLeases, leased
 from raysweep.trial.in_flight import in_flight
 from raysweep.trial.inputs import Inputs, StageData, workbench
+from raysweep.trial.job import Job
 from raysweep.trial.loggers import LoggedTrial, Loggers
+from raysweep.trial.lookup import Found, Lookup
 from raysweep.trial.measures import of_trial
 
-__all__ = ["Job", "Report", "execute"]
+__all__ = ["Report", "execute"]
 
 _log = logging.getLogger(__name__)
 
 Report = Callable[[Mapping[str, Any]], None]
 
-_AGAIN = "stage %s is trained again: it was not evaluated on %s in this way yet, and its weights were not kept"
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Job:
-    """One trial, and all that a worker must know to do it: plain values, so that it travels."""
-
-    trial: str
-    sweep: str
-    point: Mapping[str, Any]
-    chain: tuple[Node, ...]
-    model: Model
-    store: str
-    data: str | None = None
-    sets: Mapping[str, OwnSet] = field(default_factory=dict)
-    text: Text | None = None
-    pins: Mapping[str, str] = field(default_factory=dict)  # hub commits of what is named without one
-    evaluations: tuple[Evaluation, ...] = ()
-    besides: tuple[Evaluation, ...] = ()  # what other trials of the plan evaluate of the same stages
-    evaluate: Evaluate = Evaluate()
-    runtime: Runtime = Runtime()
-    run: str = ""  # the run of the sweep that asks for it: attempts of one run are counted together
-    kept: frozenset[str] = frozenset()  # stages whose weights are kept even where this trial ends with them
-    tokens: Mapping[str, int] = field(default_factory=dict)  # of the leases that the run holds on stages of this trial
 
 
 def execute(job: Job, *, report: Report) -> dict[str, Any]:
@@ -112,15 +86,6 @@ class _Done:
     made: Mapping[str, Evaluated]
 
 
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """What the store holds of a stage: the stage if it is used, its weights if needed, and the evaluations it lacks."""
-
-    stage: FinishedStage | None
-    weights: Path | None
-    lacking: tuple[Evaluation, ...]
-
-
 class _Trial:
     """The walk over one chain; state lives only as long as the trial."""
 
@@ -132,6 +97,7 @@ class _Trial:
         self._engine: Engine | None = None  # with the weights of the last stage that was trained here
         self._earlier = EarlierAnswers()  # the first rank has what the store holds too
         self._store = Store(job.store)
+        self._lookup = Lookup(job, self._store, ranks)
         self._before = self._last_attempt()
         repeated = records.gives_up(self._before, run=job.run)
         self._header = {} if repeated else self._begin()
@@ -167,7 +133,7 @@ class _Trial:
         base = self._evaluate_base(bench.base)
         done: list[_Done] = []
         holder = f"{job.sweep}, trial {job.trial}"
-        with held(self._store, job.tokens, self._ranks, holder=holder, lacking=self._lacking) as self._held_leases:
+        with leased(self._store, job.tokens, self._ranks, holder=holder, lacking=self._lacking) as self._held_leases:
             stages = self._stages
             self._prepare(stages)
             for index, found in enumerate(stages):
@@ -189,59 +155,12 @@ class _Trial:
 
     def _lacking(self) -> list[str]:
         """The stages that must be trained, as the store is now; what was found of all of them is kept."""
-        self._stages = self._found()
+        self._stages = self._lookup.found()
         return [node.id for node, one in zip(self._job.chain, self._stages, strict=True) if one.stage is None]
-
-    def _found(self) -> list[_Found]:
-        """For every stage of the chain what the store holds of it, as far as this trial needs it; rank 0 decides."""
-        found = self._ranks.first(self._look_up)
-        return [replace(one, weights=self._brought(one.stage, one.weights)) if one.weights else one for one in found]
-
-    def _look_up(self) -> list[_Found]:
-        """From the end: a stage is started from its weights, unless the stage after it is there already.
-
-        A stage needs its weights too where it lacks an evaluation, and the last one where they are to be kept; without
-        them it is made again.
-        """
-        answered, found = Answered(self._store), []
-        self._held: dict[int, dict[str, Evaluated]] = {}
-        for index in reversed(range(len(self._job.chain))):
-            next_is_made = not self._is_last(index) and found[0].stage is None
-            found.insert(0, self._look_up_stage(index, answered, next_is_made=next_is_made))
-        return found
-
-    def _look_up_stage(self, index: int, answered: Answered, *, next_is_made: bool) -> _Found:
-        node = self._job.chain[index]
-        planned = self._planned(index + 1)
-        stage = self._store.stage(node)
-        held = held_of_stage(self._store, stage, planned, answered) if stage else {}
-        asked = [one for one in planned if one.id not in held]
-        needed = asked if any(not answered.spares(one) for one in asked) else []
-        unkept = stage is not None and self._is_last(index) and node.id in self._job.kept and not stage.has_weights
-        weights = None
-        if stage and (needed or next_is_made or unkept):
-            weights = self._store.weights(stage, _scratch())
-            if weights is None:
-                if needed and not next_is_made:
-                    _log.warning(_AGAIN, stage.folder, ", ".join(sorted({one.label for one in needed})))
-                held = held if self._store.stage(node) else {}  # else it was altered, and set aside with all it had
-                stage = None
-        self._held[index] = held
-        lacking = (asked if weights else ()) if stage else self._all_planned(index)
-        return _Found(stage, weights, tuple(one for one in lacking if one.id not in held))
-
-    def _planned(self, after: int) -> list[Evaluation]:
-        """What this trial evaluates after a stage, counted from 1; 0 is the base model."""
-        return [one for one in self._job.evaluations if one.after == after]
-
-    def _all_planned(self, index: int) -> list[Evaluation]:
-        """The same, and what other trials of the plan evaluate of this stage: its weights may be gone when they come."""
-        others = [one for one in self._job.besides if one.stage == self._job.chain[index].id]
-        return [*self._planned(index + 1), *others]
 
     def _evaluate_base(self, base: Path) -> dict[str, Evaluated]:
         """What the base model answers, where the trial evaluates it: from the store, or asked now."""
-        planned = self._planned(0)
+        planned = self._lookup.planned(0)
         if not planned:
             return {}
         home = home_of_model(planned[0])
@@ -252,21 +171,7 @@ class _Trial:
         self._ranks.first(lambda: self._store.evaluations.add(home, made.values()))
         return {**held, **made}
 
-    def _weights(self, stage: FinishedStage) -> Path:
-        return self._brought(stage, self._store.weights(stage, _scratch()) if self._ranks.rank == 0 else None)
-
-    def _brought(self, stage: FinishedStage, weights: Path | None) -> Path:
-        """Where this rank finds weights that the first has at `weights`: one rank of every machine brings a copy there."""
-        ranks = self._ranks
-        with ranks.together():
-            if ranks.rank > 0:
-                weights = self._store.weights(stage, _scratch()) if ranks.local_rank == 0 else None
-        weights = ranks.gather(weights)[ranks.rank - ranks.local_rank]  # those of a machine follow each other
-        if weights is None:
-            raise RuntimeError(f"stage {stage.id} was altered while it was in use")
-        return weights
-
-    def _reuse(self, index: int, found: _Found) -> _Done:
+    def _reuse(self, index: int, found: Found) -> _Done:
         """Use a finished stage; what it was not evaluated on yet, it is now, where its weights are here."""
         node, stage = self._job.chain[index], found.stage
         now = self._inputs.stage(self._job.chain, index).described()
@@ -280,7 +185,7 @@ class _Trial:
         self._ranks.first(lambda: self._note_answers(index, stage, found.lacking))
         made = self._evaluate_more(found.weights, index, found.lacking) if found.weights else {}
         self._ranks.first(lambda: self._store.evaluations.add(home_of_stage(stage.folder), made.values()))
-        return _Done(stage, True, {**self._held_at(index), **made})
+        return _Done(stage, True, {**self._lookup.held_at(index), **made})
 
     def _note_answers(self, index: int, stage: FinishedStage, lacking: Sequence[Evaluation]) -> None:
         """What a finished stage was found to answer, also in ways that this trial does not ask for: by another scorer or
@@ -288,7 +193,7 @@ class _Trial:
         home, evaluations = home_of_stage(stage.folder), self._store.evaluations
         if lacking:
             self._earlier.add(evaluations.made(home, evaluations.ids(home)).values())
-        self._earlier.add(self._held_at(index).values())
+        self._earlier.add(self._lookup.held_at(index).values())
 
     def _evaluate_more(self, weights: Path, index: int, lacking: Sequence[Evaluation]) -> dict[str, Evaluated]:
         """Evaluate a model that is not being trained: a stage's, or the base model (index -1)."""
@@ -315,12 +220,9 @@ class _Trial:
             self._earlier.add([found])
         return made
 
-    def _held_at(self, index: int) -> dict[str, Evaluated]:
-        return self._held[index] if self._ranks.rank == 0 else {}
-
     # ---- training
 
-    def _prepare(self, stages: Sequence[_Found]) -> None:
+    def _prepare(self, stages: Sequence[Found]) -> None:
         """What is to be trained and evaluated on, before an engine is open: what the base model knows takes one of its own.
 
         Where a later stage has too little data, that is its error when its turn comes: those before it are trained, since
@@ -351,7 +253,7 @@ class _Trial:
                 made = self._evaluate(engine, index, asked)
             done = self._commit(engine, index, outcome, data, made, began)
         self._held_leases.committed(node.id)
-        own = {one.id for one in self._planned(index + 1)}
+        own = {one.id for one in self._lookup.planned(index + 1)}
         accuracies = {one.row["set"]: one.row["accuracy"] for name, one in made.items() if name in own}
         scored = {name: accuracy for name, accuracy in accuracies.items() if accuracy is not None}
         facts = {"peak_memory": outcome.peak_memory, "evaluations": scored}
@@ -371,7 +273,7 @@ class _Trial:
                 if self._ranks.size > 1:
                     raise
                 _log.warning("%s", error)
-            start = self._weights(before[-1].stage) if before else start
+            start = self._lookup.weights(before[-1].stage) if before else start
             self._close()
 
     def _opened(
@@ -388,7 +290,7 @@ class _Trial:
             if self._engine.can_go_on(training):
                 self._engine.go_on(**parts)
                 return self._engine
-            start = self._weights(before[-1].stage)
+            start = self._lookup.weights(before[-1].stage)
             self._close()
         model = self._job.model
         return Engine(start, **parts, runtime=self._job.runtime, trust_remote_code=model.trust_remote_code)
@@ -430,7 +332,7 @@ class _Trial:
     ) -> _Done:
         """Write the stage with its evaluations; on return it is in the store for every rank."""
         node = self._job.chain[index]
-        whole = {**self._held_at(index), **made}
+        whole = {**self._lookup.held_at(index), **made}
 
         def commit() -> FinishedStage:
             record = records.finished_stage(
@@ -452,14 +354,14 @@ class _Trial:
             )
 
         with self._store.aside() as folder:
-            if not self._is_last(index) or node.id in self._job.kept:
+            if not self._lookup.is_last(index) or node.id in self._job.kept:
                 engine.save(folder / "weights")
             finished = self._ranks.first(commit)
         return _Done(finished, False, whole)
 
     def _rows(self, after: int, made: Mapping[str, Evaluated]) -> list[dict[str, Any]]:
         """The rows of what this trial evaluates after a stage, in the order of its plan."""
-        return [trial_row(one, made[one.id]) for one in self._planned(after) if one.id in made]
+        return [trial_row(one, made[one.id]) for one in self._lookup.planned(after) if one.id in made]
 
     # ---- what is said and written
 
@@ -475,9 +377,6 @@ class _Trial:
     def _where(self, index: int) -> dict[str, Any]:
         stage = self._job.chain[max(index, 0)].stage
         return {"stage": index + 1, "stages": len(self._job.chain), "letter": stage.letter, "set": label_of(stage)}
-
-    def _is_last(self, index: int) -> bool:
-        return index == len(self._job.chain) - 1
 
     def _last_attempt(self) -> dict[str, Any]:
         """What the trial's record says before this attempt; rank 0 reads it for all."""
@@ -514,7 +413,10 @@ class _Trial:
         for after, made in enumerate([base, *(one.made for one in done)]):
             rows += self._rows(after, made)
             predictions += [
-                row for one in self._planned(after) if one.id in made for row in trial_predictions(one, made[one.id])
+                row
+                for one in self._lookup.planned(after)
+                if one.id in made
+                for row in trial_predictions(one, made[one.id])
             ]
         kept = kept_from_before(
             self._store.trial_table(self._job.trial, "evals"),
@@ -536,8 +438,3 @@ class _Trial:
         )
         self._store.commit_trial(self._job.trial, record, evals=rows, predictions=predictions)
         return record
-
-
-def _scratch() -> Path:
-    """Where weights from a store elsewhere are kept for this machine."""
-    return Path(tempfile.gettempdir()) / "raysweep-weights"

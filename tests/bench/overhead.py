@@ -27,7 +27,7 @@ from run import machine, turns
 
 from raysweep.api import LoadedSweep, load
 from raysweep.store.store import Store
-from raysweep.trial.execute import Job
+from raysweep.trial.job import Job
 
 SWEEP = {
     "name": "overhead",

@@ -26,7 +26,7 @@ from raysweep.cluster.tuner import run_trials
 from raysweep.plan.identity import fingerprint
 from raysweep.plan.plan import Node, Plan
 from raysweep.store.store import Store
-from raysweep.trial.execute import Job
+from raysweep.trial.job import Job
 
 SLOTS = 2  # trials at once, both ways
 SWEEP = {

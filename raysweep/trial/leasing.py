@@ -16,7 +16,7 @@ from raysweep.learn.ranks import Ranks
 from raysweep.store.leases import Leases, beating
 from raysweep.store.store import Store
 
-__all__ = ["HeldLeases", "held"]
+__all__ = ["HeldLeases", "leased"]
 
 WAIT = 5.0  # seconds between two looks at what another trains
 
@@ -37,7 +37,7 @@ class HeldLeases:
 
 
 @contextlib.contextmanager
-def held(
+def leased(
     store: Store, given: Mapping[str, int], ranks: Ranks, *, holder: str, lacking: Callable[[], Sequence[str]]
 ) -> Iterator[HeldLeases]:
     """Leases on all stages that a trial must train, for as long as the block runs; `given` are the tokens of the run's.

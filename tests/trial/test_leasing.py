@@ -9,26 +9,26 @@ import pytest
 from raysweep.learn.ranks import Ranks
 from raysweep.store.leases import Leases
 from raysweep.store.store import Store
-from raysweep.trial.holding import held
+from raysweep.trial.leasing import leased
 
 ALONE = Ranks(0, 1, 0)
 
 
 @pytest.fixture
 def store(tmp_path, monkeypatch) -> Store:
-    monkeypatch.setattr("raysweep.trial.holding.WAIT", 0.02)
+    monkeypatch.setattr("raysweep.trial.leasing.WAIT", 0.02)
     return Store(tmp_path)
 
 
 def test_what_the_run_holds_is_not_asked_for_again(store):
-    with held(store, {"a": 3}, ALONE, holder="ours", lacking=lambda: ["a"]) as leases:
+    with leased(store, {"a": 3}, ALONE, holder="ours", lacking=lambda: ["a"]) as leases:
         assert leases.tokens == {"a": 3}
         leases.committed("a")
     assert store.files.names("leases") == []
 
 
 def test_a_trial_by_itself_holds_what_it_trains_and_ends_it(store):
-    with held(store, {}, ALONE, holder="ours", lacking=lambda: ["a", "b"]) as leases:
+    with leased(store, {}, ALONE, holder="ours", lacking=lambda: ["a", "b"]) as leases:
         assert leases.tokens == {"a": 1, "b": 1}
         assert Leases(store.files, holder="theirs").acquire(["b"]).blocked
         leases.committed("a")
@@ -46,7 +46,7 @@ def test_a_stage_that_another_trains_is_waited_for_and_used(store):
 
     timer = threading.Timer(0.3, end)
     timer.start()
-    with held(store, {}, ALONE, holder="ours", lacking=lambda: [] if there.is_set() else ["a"]) as leases:
+    with leased(store, {}, ALONE, holder="ours", lacking=lambda: [] if there.is_set() else ["a"]) as leases:
         assert there.is_set()
         assert leases.tokens in ({}, {"a": 2}), "it may have come between two looks"
     timer.join()
