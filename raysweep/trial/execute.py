@@ -36,10 +36,10 @@ from raysweep.trial.evaluation import (
     trial_row,
 )
 from raysweep.trial.held import held_of_model
-from raysweep.trial.leasing import HeldLeases, leased
 from raysweep.trial.in_flight import in_flight
 from raysweep.trial.inputs import Inputs, StageData, workbench
 from raysweep.trial.job import Job
+from raysweep.trial.leasing import HeldLeases, leased
 from raysweep.trial.loggers import LoggedTrial, Loggers
 from raysweep.trial.lookup import Found, Lookup
 from raysweep.trial.measures import of_trial
