@@ -58,7 +58,7 @@ class Lookup:
             found.insert(0, self._stage(index, answered, next_is_made=next_is_made))
         return found
 
-    def _look_up_stage(self, index: int, answered: Answered, *, next_is_made: bool) -> Found:
+    def _stage(self, index: int, answered: Answered, *, next_is_made: bool) -> Found:
         node = self._job.chain[index]
         planned = self.planned(index + 1)
         stage = self._store.stage(node)
