@@ -10,7 +10,7 @@ from typing import Any
 
 from raysweep.errors import NewerSchema, StoreError
 
-__all__ = ["SCHEMAS", "checked", "is_plan", "is_trial", "refused"]
+__all__ = ["SCHEMAS", "checked", "is_plan", "is_trial", "is_whole_plan", "refused"]
 
 SCHEMAS: Mapping[str, tuple[int, ...]] = {
     "stage": (1, 2),  # 2: the files of a commit are below its own folder, which the record names
@@ -54,20 +54,29 @@ def is_trial(record: Mapping[str, Any]) -> bool:
 
 
 def is_plan(plan: Mapping[str, Any], path: str) -> None:
-    """StoreError where a mapping is not a sweep's plan: it lacks its settings, or a point lacks its trial and stages."""
+    """StoreError where a mapping is no part of a sweep's plan: it has no points, or one is damaged."""
     points = plan.get("points")
-    whole = isinstance(points, list) and all(isinstance(plan.get(name), str) for name in ("name", "settings", "model"))
-    if not whole or not all(map(_is_point, points)):
-        raise StoreError(
-            f"{path}: not the plan of a sweep; remove the file and run the sweep again: its finished trials are kept"
-        )
+    named = all(isinstance(plan.get(name, ""), str) for name in _NAMED)
+    if not named or not isinstance(points, list) or not all(map(_is_point, points)):
+        raise StoreError(_NO_PLAN.format(path))
+
+
+def is_whole_plan(plan: Mapping[str, Any], path: str) -> None:
+    """StoreError where all parts of a plan together lack its settings, or a point's trial and stages."""
+    if not {*_NAMED} <= plan.keys() or not all({"trial", "stages"} <= point.keys() for point in plan["points"]):
+        raise StoreError(_NO_PLAN.format(path))
+
+
+_NAMED = ("name", "settings", "model")
+_NO_PLAN = "{}: not the plan of a sweep; remove the file and run the sweep again: its finished trials are kept"
 
 
 def _is_point(point: Any) -> bool:
+    if not isinstance(point, dict) or not isinstance(point.get("values"), dict):
+        return False
+    stages = point.get("stages", [])
     return (
-        isinstance(point, dict)
-        and isinstance(point.get("values"), dict)
-        and isinstance(point.get("trial"), str)
-        and isinstance(point.get("stages"), list)
-        and all(isinstance(stage, str) for stage in point["stages"])
+        isinstance(point.get("trial", ""), str)
+        and isinstance(stages, list)
+        and all(isinstance(stage, str) for stage in stages)
     )

@@ -32,7 +32,7 @@ from raysweep.errors import BadInput, NewerSchema, StoreError
 from raysweep.plan.plan import Plan, contrast_digest
 from raysweep.store.files import Files
 from raysweep.store.provenance import timestamp
-from raysweep.store.schema import checked, is_trial
+from raysweep.store.schema import checked, is_trial, is_whole_plan
 from raysweep.store.stages import PREDICTIONS, SCHEMA, FinishedStage, Stages
 from raysweep.store.submissions import Submissions, point_key
 from raysweep.store.sweep_text import read_sweep_text
@@ -208,6 +208,7 @@ class Store(Stages):
         if found is None:
             known = ", ".join(self.sweeps()) or "none yet"
             raise BadInput(f"no sweep {name!r} in the store {self.files.name}; there are: {known}")
+        is_whole_plan(found, f"{self.files.name}/sweeps/{name}/plan")
         return found
 
     def sweep_stamp(self, name: str) -> tuple[int, int] | None:
@@ -251,8 +252,8 @@ class Store(Stages):
 
     def _live(self, path: str) -> dict[str, Any] | None:
         try:
-            said = self.files.read_json(path)
-            return checked(said, "status", path) if said else None
+            said = checked(self.files.read_json(path) or {}, "status", path)
+            return {name: value for name, value in said.items() if name != "schema"} or None
         except StoreError as error:  # for people, never the truth
             _log.warning("%s; it is passed over: the records say how far the sweep is", error)
             return None

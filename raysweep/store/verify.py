@@ -87,6 +87,11 @@ class Walk:
             again = "the next run of its file plans it again"
             newer = isinstance(error, NewerSchema)
             found.append(Damage(at, str(error), _LATER) if newer else self._aside(at, str(error), again))
+        if not found:
+            try:
+                store.sweep(name)
+            except StoreError as error:
+                found.append(Damage(f"{path}/plan", str(error), "remove it by hand, and run its file again"))
         try:
             if store.files.exists(f"{path}/sweep.yaml"):
                 read_sweep_text(store.sweep_text(name), name)

@@ -126,8 +126,9 @@ def test_no_operation_leaves_a_store_that_is_wrong(place, act, request):
 
 
 def check(store: Store, act: str, when: str) -> None:
-    """What a record names is there and right, and what was complete before still is."""
-    problems = [problem for found in Walk(store) for problem in found]
+    """What a record names is there and right, and what was complete before still is; leftovers may be there (a bucket
+    does not tell how old an emptied folder is)."""
+    problems = [problem for found in Walk(store) for problem in found if "broke off" not in problem.what]
     assert problems == [], when
     stage = store.stage(FIRST)
     assert stage is not None, when
