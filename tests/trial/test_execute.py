@@ -38,8 +38,8 @@ def run(job):
 
 def weights(store):
     """All weights in a store, by stage folder."""
-    found = sorted((store.files.local / "stages").glob("*/weights/model.safetensors"))
-    return {path.parent.parent.name: load_file(path) for path in found}
+    found = sorted((store.files.local / "stages").glob("*/*/weights/model.safetensors"))
+    return {path.parents[2].name: load_file(path) for path in found}
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_altered_weights_are_trained_again(sharing, caplog):
     sweep, store = sharing
     jobs = jobs_of(sweep, store)
     run(jobs["none/none"])
-    (altered,) = (store.files.local / "stages").glob("kvr-none-s0-*/weights/model.safetensors")
+    (altered,) = (store.files.local / "stages").glob("kvr-none-s0-*/*/weights/model.safetensors")
     content = bytearray(altered.read_bytes())
     content[-1] ^= 1
     altered.write_bytes(content)
@@ -369,5 +369,5 @@ def test_on_two_machines_each_brings_the_weights_it_starts_from(tmp_path, bucket
         running.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
     records = [json.loads(one.communicate(timeout=300)[0].splitlines()[-1]) for one in running]
     assert [record["status"] for record in records] == ["done", "done"], records
-    copies = sorted(tmp_path.glob(f"machine-*/raysweep-weights/{job.chain[0].id}/weights/*/model.safetensors"))
+    copies = sorted(tmp_path.glob(f"machine-*/raysweep-weights/{job.chain[0].id}/**/model.safetensors"))
     assert [copy.relative_to(tmp_path).parts[0] for copy in copies] == ["machine-0", "machine-1"]
