@@ -43,7 +43,7 @@ def write_store(folder: Path, size: int) -> None:
         record.parent.mkdir(parents=True)
         record.write_text(json.dumps(_record(point, generator), indent=1))
         os.utime(record, (settled, settled))
-    plan = folder / "sweeps" / "grown" / "plan.json"
+    plan = folder / "sweeps" / "grown" / "plan" / "000001.json"
     plan.parent.mkdir(parents=True)
     plan.write_text(json.dumps({"name": "grown", "schema": 1, "settings": "0", "model": "tiny", "points": points}))
     os.utime(plan, (settled, settled))
