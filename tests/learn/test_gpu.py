@@ -49,7 +49,7 @@ def test_what_a_stage_holds_was_told(tiny, pairs, training, encoded, precision):
         batches = batches_from(0, encoded(pairs(16)), training=settings, seed=0)
         engine.step(next(batches))
         parts = deal(next(batches).examples, rank=0, ranks=1, most=4, most_tokens=1000, overhead=1)
-        engine._accumulate(parts, 1.0)  # before a step, when gradients are there too
+        engine._accumulate([parts], [1.0])  # before a step, when gradients are there too
         held = held_bytes() - before
     assert held == pytest.approx(told.held, rel=0.25)
 

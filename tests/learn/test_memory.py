@@ -61,7 +61,7 @@ def test_what_is_held_was_told(tiny, pairs, training, encoded, precision, zero):
         for _ in range(2):
             engine.step(next(batches))
         parts = deal(next(batches).examples, rank=0, ranks=1, most=4, most_tokens=1000, overhead=1)
-        engine._accumulate(parts, 1.0)  # before a step, when gradients are there too
+        engine._accumulate([parts], [1.0])  # before a step, when gradients are there too
         held = held_bytes() - before
     told = need(shape_of(tiny), training=settings, runtime=runtime, tokens=100, recomputed=False)
     assert told.held == pytest.approx(held, rel=0.15)
