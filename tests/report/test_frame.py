@@ -181,7 +181,9 @@ def test_whole_answers_are_scored_by_another_rule_and_cut_ones_get_no_number() -
         "the last is from before both"
     )
     assert (told["scorer"] == "rouge_l").all() and list(asked["score"]) == [0.0] * 3
-    with pytest.raises(BadInput, match="scorer bleu: there is none; use exact, contains, numeric, rouge_l"):
+    with pytest.raises(
+        BadInput, match="scorer bleu: there is none; use exact, contains, contains_or_empty, numeric, rouge_l"
+    ):
         rescored(asked, "bleu")
 
 

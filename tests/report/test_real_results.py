@@ -191,7 +191,10 @@ def written(store: Path, trial: str) -> dict[str, Any]:
     """The shape of a finished trial: its record, and what was asked of which stage with how many answers."""
     folder = store / "trials" / trial
     record = json.loads((folder / "record.json").read_text())
-    evals, answers = (pd.read_parquet(folder / f"{name}.parquet") for name in ("evals", "predictions"))
+    tables = (
+        folder / record.pop("tables", {"folder": "."})["folder"]
+    )  # earlier code had none: they lie beside the record
+    evals, answers = (pd.read_parquet(tables / f"{name}.parquet") for name in ("evals", "predictions"))
     asked = [list(row) for row in evals[["stage", "of", "set", "scorer", "scorer_version"]].itertuples(index=False)]
     counts = answers.groupby(["stage", "of", "set"]).size()
     assert counts.tolist() == evals["n"].tolist(), "an answer for each example of each evaluation"
