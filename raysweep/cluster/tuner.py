@@ -8,7 +8,7 @@ import shutil
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -115,18 +115,8 @@ def _run(
     jobs = {trial: replace(job, runtime=runtime, run=run) for trial, job in jobs.items()}
     slots = at_once(runtime, nodes)
     chains = {trial: plan.trials[trial].stages for trial in jobs}
-    records = store.stage_records()
-    every = next(iter(jobs.values())).evaluate.every
-    costs = costs_of(plan, records.values(), runtime=runtime, calibrations=store.calibrations(), every=every)
-    schedule = Schedule(
-        chains,
-        done_stages=_settled(jobs, records, Answered(store, records)),
-        costs=None if costs.unknown else costs.seconds,
-        slots=slots,
-    )
-    varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
-    names = {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
-    board = Board(len(jobs), names=names, waiting=schedule.waiting)
+    schedule = _schedule(plan, jobs, store, slots=slots)
+    board = Board(len(jobs), names=_names(axes, jobs), waiting=schedule.waiting)
     handoff = JobHandoff(run, jobs)
     sweep = next(iter(jobs.values())).sweep
 
@@ -154,25 +144,54 @@ def _run(
             turns=turns,
         )
         stack.enter_context(beating(leases))
-        storage = Path(tempfile.mkdtemp(prefix="raysweep-tune-"))
-        trains = f".ray/{run}"  # Ray Train wants a place that all nodes see; what we keep is elsewhere
-        cut = False
-        try:
-            with watch.board:
-                if _has_turn(turns, heartbeat):
-                    address = store.files.address(trains)
-                    _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, address).fit()
-        except RuntimeError as error:
-            cut = isinstance(
-                error.__cause__, OutOfMemoryError
-            )  # Tune takes a worker killed for memory for a bug of its own
-            if not cut:
-                raise
-        finally:
-            handoff.close()
-            shutil.rmtree(storage, ignore_errors=True)
-            store.files.remove(trains)
+        stack.callback(handoff.close)
+        with watch.board, _places(store, run) as (storage, address):
+            tuner = _tuner(axes, next(iter(jobs.values())), searcher, watch, storage, slots, address)
+            cut = _has_turn(turns, heartbeat) and _is_cut(tuner)
         return watch.close(goes_on=cut or searcher.waits), CUT if cut else WAITS if searcher.waits else THROUGH
+
+
+def _schedule(plan: Plan, jobs: Mapping[str, Job], store: Store, *, slots: int) -> Schedule:
+    """The order of these jobs: what they wait for, and by what is known of their costs."""
+    one, records = next(iter(jobs.values())), store.stage_records()
+    costs = costs_of(
+        plan, records.values(), runtime=one.runtime, calibrations=store.calibrations(), every=one.evaluate.every
+    )
+    return Schedule(
+        {trial: plan.trials[trial].stages for trial in jobs},
+        done_stages=_settled(jobs, records, Answered(store, records)),
+        costs=None if costs.unknown else costs.seconds,
+        slots=slots,
+    )
+
+
+def _names(axes: Mapping[str, tuple[Any, ...]], jobs: Mapping[str, Job]) -> dict[str, str]:
+    """What people call each trial: its values of the axes that vary."""
+    varying = [axis for axis, values in axes.items() if len(values) > 1] or list(axes)
+    return {trial: trial_name(job.point, varying=varying) for trial, job in jobs.items()}
+
+
+@contextlib.contextmanager
+def _places(store: Store, run: str) -> Iterator[tuple[Path, str]]:
+    """Where Tune writes on this machine, and the place that all nodes see, which Ray Train wants; gone afterwards, since
+    what we keep is elsewhere."""
+    storage, trains = Path(tempfile.mkdtemp(prefix="raysweep-tune-")), f".ray/{run}"
+    try:
+        yield storage, store.files.address(trains)
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+        store.files.remove(trains)
+
+
+def _is_cut(tuner: Any) -> bool:
+    """Run to the end; True where Tune ended with a worker that was killed for memory, which it takes for a bug of its own."""
+    try:
+        tuner.fit()
+    except RuntimeError as error:
+        if not isinstance(error.__cause__, OutOfMemoryError):
+            raise
+        return True
+    return False
 
 
 def _has_turn(turns: Turns | None, heartbeat: Heartbeat) -> bool:
