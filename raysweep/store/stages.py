@@ -429,9 +429,10 @@ class Stages:
         folder = home / str(token)
         folder.mkdir(parents=True, exist_ok=True)
         yield folder
-        for old in list(home.iterdir()):
-            if not old.name.isdigit() or int(old.name) <= token:
-                shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another rank was faster
+            for old in list(home.iterdir()):
+                if not old.name.isdigit() or int(old.name) <= token:
+                    shutil.rmtree(old, ignore_errors=True) if old.is_dir() else old.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # somebody of a higher token is at work
             home.rmdir()
 

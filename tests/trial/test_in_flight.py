@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -147,6 +148,23 @@ def test_a_higher_token_goes_on_from_what_lower_ones_left_and_a_sleeper_cannot_h
         assert {path.name for path in third.glob("step-*")} == {"step-5", "step-9"}
         assert (third / "step-9" / "deep" / "shard.pt").read_bytes() == b"9"
     assert store.files.names(".in-flight") == []
+
+
+def test_ranks_of_one_disk_leave_at_the_same_time(tmp_path):
+    """Each removes what is left; whoever comes second finds it gone."""
+    store, ranks = Store(tmp_path), 8
+    for _ in range(20):
+        together = threading.Barrier(ranks)
+
+        def leave(rank, together=together):
+            with store.in_flight(node(), 1) as folder:
+                (folder / f"rank-{rank}").touch()
+                together.wait()
+
+        with ThreadPoolExecutor(ranks) as pool:
+            for left in [pool.submit(leave, rank) for rank in range(ranks)]:
+                left.result()
+        assert store.files.names(".in-flight") == []
 
 
 def test_a_checkpoint_of_earlier_code_is_gone_on_from(tmp_path):
