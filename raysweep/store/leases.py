@@ -131,10 +131,11 @@ class Leases:
         """Say for good of stages that are held that they are in the store, or given back without that."""
         word = json.dumps({"ended": COMMITTED if committed else GIVEN_UP, "by": self._id}).encode()
         for stage in stages:
-            token = self._held.pop(stage, None)
+            token = self._held.get(stage)
             if token is not None:
                 end = f"{HOME}/{stage}/{token}.end"
                 self._patiently(lambda end=end: self._files.create(end, word))
+                del self._held[stage]  # not before: who could not say it can say it again
 
     def news(self) -> list[News]:
         """What became of the stages that blocked; the store is looked at now and then only, and for these alone."""
@@ -195,7 +196,7 @@ class Leases:
         return None if content is None else _mapping(content).get("ended", GIVEN_UP)
 
     def _alive(self, lease: Lease) -> bool:
-        if _is_gone(lease.process):
+        if lease.by == self._id or _is_gone(lease.process):  # its own, and not held: the store failed when it was taken
             return False
         return self._changes(lease.by, self._patiently(lambda: self._files.read_bytes(f"{BEATS}/{lease.by}")))
 
