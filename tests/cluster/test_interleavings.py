@@ -1,0 +1,312 @@
+"""Runs on one store, in any order of their operations, stopped, killed and taken over: held against a small model.
+
+Real: the store, leases, the schedule and the searcher that asks both, checkpoints' folders, eviction and prune. Not real: time,
+training, and Tune. A seed is one interleaving; a failing one is printed, and makes the same one again:
+
+    RAYSWEEP_INTERLEAVINGS=20000 pytest -s tests/cluster/test_interleavings.py     so many, from the first seed on
+    RAYSWEEP_SEED=123 RAYSWEEP_INTERLEAVINGS=1 pytest -s tests/cluster/test_interleavings.py
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from interleaving import Process, World
+from ray.tune.search import Searcher
+from storing import TRAINED, node, write_weights
+
+from raysweep.cluster.searcher import COMMITTED, StageSearcher, param_space, point_key
+from raysweep.learn.checkpoints import RECORD
+from raysweep.learn.ranks import Ranks
+from raysweep.plan.schedule import Schedule, settled
+from raysweep.store import evaluations, leases as leases_module, stages
+from raysweep.store.eviction import Eviction
+from raysweep.store.files import Files
+from raysweep.store.leases import LEASE, Leases
+from raysweep.store.prune import prune, spare
+from raysweep.store.stages import Stages
+from raysweep.store.store import Store
+from raysweep.trial import in_flight as in_flight_module, leasing
+
+ENOUGH = int(os.environ.get("RAYSWEEP_INTERLEAVINGS", 60))
+FIRST = int(os.environ.get("RAYSWEEP_SEED", 0))
+NODES = {name: node(name * 16) for name in "abcd"}
+CHAINS = {"t1": ("a", "b"), "t2": ("a", "c"), "t3": ("d",)}
+RANKS = Ranks(rank=0, size=1, local_rank=0)
+MOST = 6  # runs, of which two or three begin together, and others when one was killed
+QUIET = 600.0  # seconds after which nobody is stopped or killed any more
+AT_LAST = 8_000.0  # seconds after which nobody may be at work
+
+
+class Model:
+    """What must be true, kept beside the store: who took which number and when, and what was ever complete."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.world = root, None
+        self.takers: dict[str, list[Process]] = {}
+        self.ended: set[tuple[str, int]] = set()
+        self.records: dict[str, bytes] = {}
+        self.done: set[str] = set()
+
+    def watch(self, act: str, path: str, process: Process | None, result: object) -> None:
+        """A change that was made."""
+        home, _, rest = path.partition("/")
+        if act == "create" and home == "leases" and result:
+            self._leased(*rest.split("/"), process)
+        if home in ("stages", "trials") or act in ("remove", "move"):
+            self._holds()
+
+    def _leased(self, stage: str, name: str, process: Process) -> None:
+        takers = self.takers.setdefault(stage, [])
+        if name.endswith(".end"):
+            token = int(name.removesuffix(".end"))
+            assert takers[token - 1] is process, f"{process.name} ended {stage}/{token} of {takers[token - 1].name}"
+            self.ended.add((stage, token))
+            return
+        assert int(name) == len(takers) + 1, f"{stage}/{name} was given after {len(takers)} numbers"
+        before = takers[-1] if takers else None
+        if before and (stage, len(takers)) not in self.ended:
+            silent = self.world.now - before.beaten
+            assert silent > LEASE or before is process, f"{stage} was taken from {before.name}, silent for {silent:.0f} s"
+        takers.append(process)
+
+    def believers(self) -> None:
+        """Of all that live one at most holds the highest number of a stage, and it is the one who took it."""
+        for stage, takers in self.takers.items():
+            highest = len(takers)
+            who = [
+                one for one in self.world.processes for each in one.leases if not one.dead and each.held.get(stage) == highest
+            ]
+            assert not who or who == [takers[-1]], f"{[one.name for one in who]} hold {stage}/{highest}"
+
+    def _holds(self) -> None:
+        """What was complete is, and what a record names is there and right."""
+        for name, stage in NODES.items():
+            home = self.root / "stages" / f"{stage.slug}-{stage.id}"
+            try:
+                record = (home / "record.json").read_bytes()
+            except FileNotFoundError:
+                assert name not in self.records, f"the record of {name} is gone"
+                continue
+            assert self.records.setdefault(name, record) == record, f"the record of {name} was written again"
+            for file in [home / "record.json", *home.glob("weights-*.json")]:
+                self._names(name, home, json.loads(file.read_bytes()))
+        for path in (self.root / "trials").glob("*/record.json"):
+            tables = json.loads(path.read_bytes())["tables"]
+            assert all((path.parent / tables["folder"] / name).is_file() for name in tables["digests"]), path
+            self.done.add(path.parent.name)
+        assert all((self.root / "trials" / trial / "record.json").is_file() for trial in self.done)
+
+    def _names(self, name: str, home: Path, record: dict) -> None:
+        assert (home / record["commit"] / "curve.parquet").is_file() or "weights" in record, f"{name} names no curve"
+        if record["files"] and not (home / evaluations.dropped(record["weights"])).exists():
+            for file in record["files"]:
+                content = home / record["commit"] / file
+                assert content.is_file(), f"{content} is named and gone"
+                assert content.read_bytes() == name.encode(), f"{content} is not what was committed"
+
+
+class Run:
+    """One run of the sweep: the loop that Tune is, and its workers."""
+
+    def __init__(self, world: World, name: str, *, slots: int, keep: str) -> None:
+        self.world, self.process = world, world.process(name)
+        self.slots, self.keep = slots, keep
+        self.said: list[tuple[str, str, dict]] = []
+        self.out: dict[str, str] = {}
+        self.tokens: dict[str, dict[str, int]] = {}
+
+    def main(self) -> None:
+        """Submit, then hand out trials until the searcher says that it is all."""
+        self.store = self.world.store()
+        self._submit()
+        self.store.files.write_bytes("sweeps/small/sweep.yaml", b"keep: shared")
+        held = {one: bool(record["files"]) for one, record in self.store.stage_records().items()}
+        held = {name: held[name * 16] for name in NODES if name * 16 in held}
+        done = self.store.done(CHAINS)
+        chains = {trial: chain for trial, chain in CHAINS.items() if trial not in done}
+        leases = Leases(self.store.files, holder=self.process.name, there=self._is_there, clock=self.world.clock)
+        with self.world.beating(leases):
+            self.searcher = StageSearcher(
+                {point_key({"trial": trial}): trial for trial in chains},
+                Schedule(chains, done_stages=settled(chains.values(), held=held), slots=self.slots),
+                give_up_after=1000,
+                on_drop=lambda trial, because: None,
+                on_out=lambda trial, tokens: self.tokens.update({trial: dict(tokens)}),
+                elsewhere=lambda trial: trial in self.store.done([trial]),
+                eviction=Eviction(self.store, {t: tuple(s * 16 for s in c) for t, c in chains.items()}, keep=self.keep),
+                leases=leases,
+            )
+            self.searcher.set_search_properties(None, None, param_space({"trial": tuple(chains)}))
+            self._hand_out()
+
+    def _submit(self) -> None:
+        points = [{"values": {"t": t}, "trial": t, "stages": [s * 16 for s in c]} for t, c in CHAINS.items()]
+
+        def new(known):
+            fresh = [one for one in points if one not in (known or {}).get("points", [])][: self.world.random.randint(1, 3)]
+            return {"name": "small", "settings": "x", "model": "tiny", "points": fresh} if fresh else None
+
+        while len((self.store.submissions.union("small") or {"points": ()})["points"]) < len(points):
+            self.store.submissions.add("small", new)
+
+    def _hand_out(self) -> None:
+        number = 0
+        while True:
+            while self.said:
+                kind, attempt, said = self.said.pop(0)
+                if kind == "result":
+                    self.searcher.on_trial_result(attempt, said)
+                else:
+                    self.searcher.on_trial_complete(attempt, said, error=not said)
+                    del self.out[attempt]
+            suggested = None
+            if len(self.out) < self.slots:
+                number += 1
+                suggested = self.searcher.suggest(str(number))
+                if suggested == Searcher.FINISHED and not self.out:
+                    return
+                if isinstance(suggested, dict):
+                    self.out[str(number)] = suggested["trial"]
+                    self.world.start(self.process, partial(self._work, str(number), suggested["trial"]))
+            if not isinstance(suggested, dict):
+                self.world.sleep(1.0)
+
+    def _is_there(self, stage: str) -> bool:
+        found = self.store.stage(NODES[stage])
+        return found is not None and (found.has_weights or not any(stage in chain[:-1] for chain in CHAINS.values()))
+
+    def _work(self, attempt: str, trial: str) -> None:
+        try:
+            self._train(attempt, trial)
+            self.said.append(("complete", attempt, {"status": "done"}))
+        except (OSError, Again) as error:
+            logging.getLogger(__name__).info("%s of %s: %r", trial, self.process.name, error)
+            self.said.append(("complete", attempt, {}))
+
+    def _train(self, attempt: str, trial: str) -> None:
+        store, chain = self.world.store(), CHAINS[trial]
+
+        def lacking() -> list[str]:
+            found = {name: store.stage(NODES[name]) for name in chain}
+            held = {name: one.has_weights for name, one in found.items() if one is not None}
+            there = settled([chain], held=held)
+            return [name for name in chain if name not in there]
+
+        with leasing.leased(store, self.tokens[trial], RANKS, holder=self.process.name, lacking=lacking) as held:
+            for place, name in enumerate(lacking()):
+                if name not in held.tokens:
+                    raise Again(f"the weights of {name} went meanwhile")
+                self._make(store, name, held.tokens[name])
+                held.committed(name)
+                self.said.append(("result", attempt, {COMMITTED: name}))
+        store.commit_trial(trial, {"status": "done", "stages": list(chain)}, evals=[], predictions=[])
+
+    def _make(self, store: Store, name: str, token: int) -> None:
+        world, stage = self.world, NODES[name]
+        with in_flight_module.in_flight(store, stage, RANKS, token=token) as folder:
+            for step in range(2):
+                checkpoint = folder / f"step-{step}"
+                checkpoint.mkdir(exist_ok=True)
+                (checkpoint / RECORD).write_text(str(token))
+                world.sleep(world.random.uniform(1.0, 40.0))
+                takers = world.model.takers[name]
+                if len(takers) == token:
+                    assert (checkpoint / RECORD).is_file(), f"{self.process.name}'s checkpoint of {name}/{token} is gone"
+            with store.aside() as aside:
+                write_weights(aside / "weights", name.encode())
+                store.commit_stage(stage, aside, TRAINED, curve=[{"step": 1}], token=token)
+
+
+class Again(Exception):
+    """A trial that must be tried again."""
+
+
+def pruner(world: World) -> None:
+    """Somebody who frees what can go, now and then."""
+    store = world.store()
+    while world.now < QUIET and len(world.model.done) < len(CHAINS):
+        world.sleep(world.random.uniform(20.0, 300.0))
+        prune(store, spare(store))
+
+
+@contextmanager
+def real_code_in(world: World, monkeypatch: pytest.MonkeyPatch):
+    """The real code asks the world for the time, and all are on other machines than all others."""
+    with monkeypatch.context() as patch:
+        patch.setattr(leases_module, "_machine", lambda: None)
+        patch.setattr(leasing, "beating", world.beating)
+        patch.setattr(leasing, "Leases", partial(Leases, clock=world.clock))
+        patch.setattr(leasing, "time", SimpleNamespace(sleep=world.sleep))
+        patch.setattr("uuid.uuid4", world.uuid4)
+        patch.setattr(os, "fsync", lambda handle: None)  # nobody pulls the plug here
+        yield
+
+
+def interleaving(root: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> World:
+    """Everything that happens in one world, until all runs have ended."""
+    shutil.rmtree(root, ignore_errors=True)
+    model = Model(root)
+    world = World(root, seed, model.watch)
+    model.world, world.model = world, model
+    chance, runs = world.random, 0
+
+    def begin() -> None:
+        nonlocal runs
+        runs += 1
+        run = Run(world, f"run {runs}", slots=chance.randint(1, 2), keep=chance.choice(["shared", "none"]))
+        world.start(run.process, run.main)
+
+    with real_code_in(world, monkeypatch):
+        try:
+            for _ in range(chance.randint(2, 3)):
+                begin()
+            world.start(world.process("pruner"), partial(pruner, world))
+            crash, stop = chance.choice([0.0, 0.002, 0.01]), chance.choice([0.0, 0.003, 0.01])
+            while world.turn() or len(model.done) < len(CHAINS):
+                model.believers()
+                if world.error:
+                    raise world.error
+                assert world.now < AT_LAST, f"somebody waits for ever: {[p.name for p in world.processes if not p.dead]}"
+                if world.now >= QUIET:
+                    if not world.alive:
+                        begin()
+                elif runs < MOST and chance.random() < crash:
+                    chance.choice([one for one in world.processes if not one.dead]).dead = True
+                    begin()
+                elif chance.random() < stop:
+                    until = world.now + chance.choice([5.0, LEASE / 2, LEASE + 5, 4 * LEASE])
+                    chance.choice(world.processes).stopped_until = until
+        finally:
+            world.end()
+    assert Store(root).done(CHAINS) == {*CHAINS}
+    return world
+
+
+def run_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> None:
+    logging.disable(logging.WARNING)
+    began, steps = time.monotonic(), 0
+    try:
+        for seed in range(FIRST, FIRST + count):
+            try:
+                steps += interleaving(tmp_path / "store", seed, monkeypatch).steps
+            except BaseException as error:
+                error.add_note(f"the seed of this interleaving is {seed}")
+                raise
+    finally:
+        logging.disable(logging.NOTSET)
+    took = time.monotonic() - began
+    print(f"\n{count} interleavings of {steps / count:.0f} steps each, in {took:.1f} s: {60 * count / took:.0f} a minute")
+
+
+def test_no_interleaving_of_runs_breaks_a_law(tmp_path, monkeypatch):
+    run_seeds(tmp_path, monkeypatch, ENOUGH)
