@@ -7,7 +7,9 @@ at any operation. Threads are only a means to stop in the middle of real code: o
 from __future__ import annotations
 
 import random
+import sys
 import threading
+import traceback
 import uuid
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -17,7 +19,7 @@ from typing import Any
 
 from crashing import Killed
 
-from raysweep.store.leases import BEAT, Leases
+from raysweep.store.leases import BEAT, LEASE, Leases
 from raysweep.store.store import Store
 
 READS = ("read_bytes", "names", "exists", "among")
@@ -42,6 +44,7 @@ class Process:
     stopped_until: float = 0.0
     dead: bool = False
     beaten: float = 0.0
+    came_back: float = -1.0  # when it last gave a sign of life after so long that it was dead for others
 
 
 @dataclass(eq=False)
@@ -52,6 +55,7 @@ class Thread:
     gate: Any = field(default_factory=lambda: _closed())
     wakes: float = 0.0
     over: bool = False
+    number: int | None = None  # by which Python knows it
 
 
 class World:
@@ -95,6 +99,8 @@ class World:
         store = Store(self.root)
         for name in (*READS, *CHANGES):
             setattr(store.files, name, self._stepping(name, getattr(store.files, name)))
+        stamps = store.files.stamps
+        store.files.stamps = lambda paths: [found and (0, found[1]) for found in stamps(paths)]  # of no day and hour
         return store
 
     def _stepping(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
@@ -114,7 +120,7 @@ class World:
         thread = Thread(process, wakes=self.now)
 
         def run() -> None:
-            _here.thread = thread
+            _here.thread, thread.number = thread, threading.get_ident()
             thread.gate.acquire()
             try:
                 if not process.dead:
@@ -145,6 +151,15 @@ class World:
         """Whether anybody is at work."""
         return any(not thread.over and not thread.process.dead for thread in self._threads)
 
+    def waiting(self) -> str:
+        """Who is not over, and where in the code."""
+        told = []
+        for thread in (one for one in self._threads if not one.over):
+            frames = traceback.extract_stack(sys._current_frames()[thread.number])
+            at = " < ".join(f"{one.name}:{one.lineno}" for one in reversed(frames[-9:]))
+            told.append(f"{thread.process.name} until {max(thread.wakes, thread.process.stopped_until):.0f}: {at}")
+        return "; ".join(told)
+
     def turn(self) -> bool:
         """One step of one thread that has something to do, after signs of life that are due; False when all are over."""
         self._threads = [thread for thread in self._threads if not thread.over]
@@ -152,7 +167,9 @@ class World:
             return False
         self.steps += 1
         self.now += self.random.uniform(0.0, PACE)
-        ready = [one for one in self._threads if one.process.dead or max(one.wakes, one.process.stopped_until) <= self.now]
+        ready = [
+            one for one in self._threads if one.process.dead or max(one.wakes, one.process.stopped_until) <= self.now
+        ]
         if not ready:
             soonest = min(max(one.wakes, one.process.stopped_until) for one in self._threads)
             self.now = min(soonest, self.now + BEAT / 2)
@@ -164,8 +181,15 @@ class World:
 
     def _beat(self, process: Process) -> None:
         due = self.now - process.beaten
-        if process.dead or process.stopped_until > self.now or due < BEAT or (due < 2 * BEAT and self.random.random() < 0.5):
+        if (
+            process.dead
+            or process.stopped_until > self.now
+            or due < BEAT
+            or (due < 2 * BEAT and self.random.random() < 0.5)
+        ):
             return
+        if due > LEASE:
+            process.came_back = self.now
         process.beaten = self.now
         for leases in process.leases:
             leases.beat()

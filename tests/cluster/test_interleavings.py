@@ -28,14 +28,16 @@ from raysweep.cluster.searcher import COMMITTED, StageSearcher, param_space, poi
 from raysweep.learn.checkpoints import RECORD
 from raysweep.learn.ranks import Ranks
 from raysweep.plan.schedule import Schedule, settled
-from raysweep.store import evaluations, leases as leases_module, stages
+from raysweep.store import evaluations, stages
+from raysweep.store import leases as leases_module
 from raysweep.store.eviction import Eviction
 from raysweep.store.files import Files
 from raysweep.store.leases import LEASE, Leases
 from raysweep.store.prune import prune, spare
 from raysweep.store.stages import Stages
 from raysweep.store.store import Store
-from raysweep.trial import in_flight as in_flight_module, leasing
+from raysweep.trial import in_flight as in_flight_module
+from raysweep.trial import leasing
 
 ENOUGH = int(os.environ.get("RAYSWEEP_INTERLEAVINGS", 60))
 FIRST = int(os.environ.get("RAYSWEEP_SEED", 0))
@@ -44,7 +46,7 @@ CHAINS = {"t1": ("a", "b"), "t2": ("a", "c"), "t3": ("d",)}
 RANKS = Ranks(rank=0, size=1, local_rank=0)
 MOST = 6  # runs, of which two or three begin together, and others when one was killed
 QUIET = 600.0  # seconds after which nobody is stopped or killed any more
-AT_LAST = 8_000.0  # seconds after which nobody may be at work
+AT_LAST = 3_000.0  # seconds after which nobody may be at work
 
 
 class Model:
@@ -53,6 +55,7 @@ class Model:
     def __init__(self, root: Path) -> None:
         self.root, self.world = root, None
         self.takers: dict[str, list[Process]] = {}
+        self.taken: dict[str, float] = {}
         self.ended: set[tuple[str, int]] = set()
         self.records: dict[str, bytes] = {}
         self.done: set[str] = set()
@@ -60,7 +63,12 @@ class Model:
     def watch(self, act: str, path: str, process: Process | None, result: object) -> None:
         """A change that was made."""
         home, _, rest = path.partition("/")
-        if act == "create" and home == "leases" and result:
+        if (
+            act in ("create", "write_bytes")
+            and home == "leases"
+            and result is not False
+            and not rest.startswith("beats")
+        ):
             self._leased(*rest.split("/"), process)
         if home in ("stages", "trials") or act in ("remove", "move"):
             self._holds()
@@ -76,15 +84,20 @@ class Model:
         before = takers[-1] if takers else None
         if before and (stage, len(takers)) not in self.ended:
             silent = self.world.now - before.beaten
-            assert silent > LEASE or before is process, f"{stage} was taken from {before.name}, silent for {silent:.0f} s"
+            was_dead = silent > LEASE or before.came_back >= self.taken[stage]  # it was found dead, and woke up since
+            assert was_dead or before is process, f"{stage} was taken from {before.name}, silent for {silent:.0f} s"
         takers.append(process)
+        self.taken[stage] = self.world.now
 
     def believers(self) -> None:
         """Of all that live one at most holds the highest number of a stage, and it is the one who took it."""
         for stage, takers in self.takers.items():
             highest = len(takers)
             who = [
-                one for one in self.world.processes for each in one.leases if not one.dead and each.held.get(stage) == highest
+                one
+                for one in self.world.processes
+                for each in one.leases
+                if not one.dead and each.held.get(stage) == highest
             ]
             assert not who or who == [takers[-1]], f"{[one.name for one in who]} hold {stage}/{highest}"
 
@@ -153,7 +166,9 @@ class Run:
         points = [{"values": {"t": t}, "trial": t, "stages": [s * 16 for s in c]} for t, c in CHAINS.items()]
 
         def new(known):
-            fresh = [one for one in points if one not in (known or {}).get("points", [])][: self.world.random.randint(1, 3)]
+            fresh = [one for one in points if one not in (known or {}).get("points", [])][
+                : self.world.random.randint(1, 3)
+            ]
             return {"name": "small", "settings": "x", "model": "tiny", "points": fresh} if fresh else None
 
         while len((self.store.submissions.union("small") or {"points": ()})["points"]) < len(points):
@@ -179,7 +194,7 @@ class Run:
                     self.out[str(number)] = suggested["trial"]
                     self.world.start(self.process, partial(self._work, str(number), suggested["trial"]))
             if not isinstance(suggested, dict):
-                self.world.sleep(1.0)
+                self.world.sleep(self.world.random.uniform(1.0, 10.0))
 
     def _is_there(self, stage: str) -> bool:
         found = self.store.stage(NODES[stage])
@@ -213,6 +228,7 @@ class Run:
 
     def _make(self, store: Store, name: str, token: int) -> None:
         world, stage = self.world, NODES[name]
+        world.sleep(world.random.uniform(0.0, 20.0))  # data are read, an engine is opened
         with in_flight_module.in_flight(store, stage, RANKS, token=token) as folder:
             for step in range(2):
                 checkpoint = folder / f"step-{step}"
@@ -221,7 +237,9 @@ class Run:
                 world.sleep(world.random.uniform(1.0, 40.0))
                 takers = world.model.takers[name]
                 if len(takers) == token:
-                    assert (checkpoint / RECORD).is_file(), f"{self.process.name}'s checkpoint of {name}/{token} is gone"
+                    assert (checkpoint / RECORD).is_file(), (
+                        f"{self.process.name}'s checkpoint of {name}/{token} is gone"
+                    )
             with store.aside() as aside:
                 write_weights(aside / "weights", name.encode())
                 store.commit_stage(stage, aside, TRAINED, curve=[{"step": 1}], token=token)
@@ -276,7 +294,9 @@ def interleaving(root: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Worl
                 model.believers()
                 if world.error:
                     raise world.error
-                assert world.now < AT_LAST, f"somebody waits for ever: {[p.name for p in world.processes if not p.dead]}"
+                assert world.now < AT_LAST, f"somebody waits for ever at {world.now:.0f}: {world.waiting()}"
+                if len(model.done) == len(CHAINS):
+                    continue
                 if world.now >= QUIET:
                     if not world.alive:
                         begin()
@@ -305,8 +325,78 @@ def run_seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, count: int) -> No
     finally:
         logging.disable(logging.NOTSET)
     took = time.monotonic() - began
-    print(f"\n{count} interleavings of {steps / count:.0f} steps each, in {took:.1f} s: {60 * count / took:.0f} a minute")
+    print(
+        f"\n{count} interleavings of {steps / count:.0f} steps each, in {took:.1f} s: {60 * count / took:.0f} a minute"
+    )
 
 
 def test_no_interleaving_of_runs_breaks_a_law(tmp_path, monkeypatch):
     run_seeds(tmp_path, monkeypatch, ENOUGH)
+
+
+def _overwrites(files: Files, path: str, content: bytes) -> bool:
+    files.write_bytes(path, content)
+    return True
+
+
+def _removes_all(stages_: Stages, of, token: int = 0):
+    return _with_all_removed(stages_.files.beside / ".in-flight" / of.id, token)
+
+
+@contextmanager
+def _with_all_removed(home: Path, token: int):
+    (home / str(token)).mkdir(parents=True, exist_ok=True)
+    yield home / str(token)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+def _drops_without_a_word(stages_: Stages, folder: str, within: str, *, why: str) -> None:
+    stages_.files.remove(f"stages/{folder}/{within}")
+    stages_.files.create(f"stages/{folder}/{evaluations.dropped(within)}", b"{}")
+
+
+def _beside_the_first(stages_: Stages, of, first, full, made):
+    stages_.files.write_json(f"{first.path}/record.json", full)
+    return stages_.stage(of)
+
+
+def _always(self, *_: object) -> bool:
+    return True
+
+
+def _never(self, *_: object) -> bool:
+    return False
+
+
+def _same_number(leases: Leases, stage: str, token: int) -> bool:
+    said = {"holder": leases._holder, "by": leases._id}
+    leases._files.write_json(f"leases/{stage}/{max(1, token - 1)}", said)
+    return True
+
+
+MUTANTS = {
+    "a lease is overwritten": (Files, "create", _overwrites),
+    "a takeover keeps the number": (Leases, "_create", _same_number),
+    "all that live are dead": (Leases, "_alive", _never),
+    "nobody is ever dead": (Leases, "_alive", _always),
+    "what is freed is not heard of": (Leases, "news", lambda self: []),
+    "what is freed is forgotten": (Schedule, "freed", lambda self, stage: None),
+    "a lease is given back in silence": (Leases, "release", lambda self, stages, *, committed: None),
+    "a record is written again": (Stages, "_beside", _beside_the_first),
+    "weights go before it is said": (Stages, "_drop", _drops_without_a_word),
+    "all commits have one name": (stages, "commit_name", lambda token: "1-" + 12 * "0"),
+    "checkpoints of a higher token go": (Stages, "in_flight", _removes_all),
+    "who takes over removes what is higher": (
+        in_flight_module,
+        "drop_lower",
+        lambda folder: [shutil.rmtree(one, ignore_errors=True) for one in folder.parent.iterdir() if one != folder],
+    ),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_what_breaks_a_law_is_caught(tmp_path, monkeypatch, mutant):
+    monkeypatch.setattr(*MUTANTS[mutant])
+    with pytest.raises((AssertionError, OSError)) as caught:
+        run_seeds(tmp_path, monkeypatch, 40)
+    print(f"{mutant}: {caught.value.__notes__[0]}: {caught.value}")
