@@ -218,7 +218,7 @@ class Run:
             return [name for name in chain if name not in there]
 
         with leasing.leased(store, self.tokens[trial], RANKS, holder=self.process.name, lacking=lacking) as held:
-            for place, name in enumerate(lacking()):
+            for name in lacking():
                 if name not in held.tokens:
                     raise Again(f"the weights of {name} went meanwhile")
                 self._make(store, name, held.tokens[name])
