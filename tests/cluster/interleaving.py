@@ -54,8 +54,12 @@ class Thread:
     process: Process
     gate: Any = field(default_factory=lambda: _closed())
     wakes: float = 0.0
-    over: bool = False
     number: int | None = None  # by which Python knows it
+
+    @property
+    def due(self) -> float:
+        """When it goes on."""
+        return max(self.wakes, self.process.stopped_until)
 
 
 class World:
@@ -65,7 +69,10 @@ class World:
         self.root, self.random, self.now, self.steps = root, random.Random(seed), 0.0, 0
         self.processes: list[Process] = []
         self.error: BaseException | None = None
-        self._watch, self._threads, self._back = watch, [], _closed()
+        self._watch, self._back = watch, _closed()
+        self._threads: list[Thread] = []
+        self._before_each: Callable[[], None] = lambda: None
+        self._between = self._ending = False
 
     def process(self, name: str) -> Process:
         """A new one, whose clock is its own."""
@@ -86,11 +93,13 @@ class World:
         self.step()
 
     def step(self) -> None:
-        """Somebody else's turn, maybe."""
+        """Somebody else's turn, maybe: whoever it is goes on, and nobody in between."""
         thread = _here.thread
         if not thread.process.dead:
-            self._back.release()
-            thread.gate.acquire()
+            following = self._following()
+            if following is not thread:
+                (following.gate if following else self._back).release()
+                thread.gate.acquire()
         if thread.process.dead:
             raise Killed
 
@@ -105,12 +114,12 @@ class World:
 
     def _stepping(self, name: str, act: Callable[..., Any]) -> Callable[..., Any]:
         def stepping(*given: Any, **named: Any) -> Any:
-            if getattr(_here, "thread", None) is not None:
-                self.step()
+            if self._between:  # a sign of life
+                return act(*given, **named)
+            self.step()
             done = act(*given, **named)
             if name in CHANGES:
-                path = given[1] if name == "place" else given[0]
-                self._watch(name, path, getattr(_here, "thread", None) and _here.thread.process, done)
+                self._watch(name, given[1] if name == "place" else given[0], _here.thread.process, done)
             return done
 
         return stepping
@@ -129,8 +138,9 @@ class World:
                 pass
             except BaseException as error:
                 self.error = self.error or error
-            thread.over = True
-            self._back.release()
+            self._threads.remove(thread)
+            following = None if process.dead and self._ending else self._following()
+            (following.gate if following else self._back).release()
 
         self._threads.append(thread)
         threading.Thread(target=run, daemon=True).start()
@@ -149,35 +159,46 @@ class World:
     @property
     def alive(self) -> bool:
         """Whether anybody is at work."""
-        return any(not thread.over and not thread.process.dead for thread in self._threads)
+        return any(not thread.process.dead for thread in self._threads)
 
     def waiting(self) -> str:
         """Who is not over, and where in the code."""
         told = []
-        for thread in (one for one in self._threads if not one.over):
+        for thread in self._threads:
             frames = traceback.extract_stack(sys._current_frames()[thread.number])
             at = " < ".join(f"{one.name}:{one.lineno}" for one in reversed(frames[-9:]))
-            told.append(f"{thread.process.name} until {max(thread.wakes, thread.process.stopped_until):.0f}: {at}")
+            told.append(f"{thread.process.name} until {thread.due:.0f}: {at}")
         return "; ".join(told)
 
-    def turn(self) -> bool:
-        """One step of one thread that has something to do, after signs of life that are due; False when all are over."""
-        self._threads = [thread for thread in self._threads if not thread.over]
-        if not self._threads:
-            return False
-        self.steps += 1
-        self.now += self.random.uniform(0.0, PACE)
-        ready = [
-            one for one in self._threads if one.process.dead or max(one.wakes, one.process.stopped_until) <= self.now
-        ]
-        if not ready:
-            soonest = min(max(one.wakes, one.process.stopped_until) for one in self._threads)
-            self.now = min(soonest, self.now + BEAT / 2)
-        for process in {thread.process: None for thread in self._threads}:
-            self._beat(process)
-        if ready:
-            self._let(self.random.choice(ready))
-        return True
+    def run(self, between: Callable[[], None]) -> None:
+        """All that happens, until nobody is at work any more; `between` is called before every step."""
+        self._before_each = between
+        first = self._following()
+        if first:
+            self._let(first)
+        if self.error:
+            raise self.error
+
+    def _following(self) -> Thread | None:
+        """Whose step comes next, after signs of life that are due; None where all are over, or something is wrong."""
+        self._between = True
+        try:
+            while self._threads and not self.error:
+                self.steps += 1
+                self.now += self.random.uniform(0.0, PACE)
+                self._before_each()
+                ready = [one for one in self._threads if one.process.dead or one.due <= self.now]
+                if not ready:
+                    self.now = min(min(one.due for one in self._threads), self.now + BEAT / 2)
+                for process in {thread.process: None for thread in self._threads}:
+                    self._beat(process)
+                if ready:
+                    return self.random.choice(ready)
+        except BaseException as error:
+            self.error = self.error or error
+        finally:
+            self._between = False
+        return None
 
     def _beat(self, process: Process) -> None:
         due = self.now - process.beaten
@@ -200,9 +221,8 @@ class World:
 
     def end(self) -> None:
         """Let no thread stay."""
+        self._ending = True
         for process in self.processes:
             process.dead = True
         while self._threads:
-            self._threads = [thread for thread in self._threads if not thread.over]
-            if self._threads:
-                self._let(self._threads[0])
+            self._let(self._threads[0])

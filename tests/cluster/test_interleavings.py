@@ -284,28 +284,29 @@ def interleaving(root: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> Worl
         run = Run(world, f"run {runs}", slots=chance.randint(1, 2), keep=chance.choice(["shared", "none"]))
         world.start(run.process, run.main)
 
+    crash, stop = chance.choice([0.0, 0.002, 0.01]), chance.choice([0.0, 0.003, 0.01])
+
+    def between() -> None:
+        model.believers()
+        assert world.now < AT_LAST, f"somebody waits for ever at {world.now:.0f}: {world.waiting()}"
+        if len(model.done) == len(CHAINS):
+            return
+        if world.now >= QUIET:
+            if not world.alive:
+                begin()
+        elif runs < MOST and chance.random() < crash:
+            chance.choice([one for one in world.processes if not one.dead]).dead = True
+            begin()
+        elif chance.random() < stop:
+            until = world.now + chance.choice([5.0, LEASE / 2, LEASE + 5, 4 * LEASE])
+            chance.choice(world.processes).stopped_until = until
+
     with real_code_in(world, monkeypatch):
         try:
             for _ in range(chance.randint(2, 3)):
                 begin()
             world.start(world.process("pruner"), partial(pruner, world))
-            crash, stop = chance.choice([0.0, 0.002, 0.01]), chance.choice([0.0, 0.003, 0.01])
-            while world.turn() or len(model.done) < len(CHAINS):
-                model.believers()
-                if world.error:
-                    raise world.error
-                assert world.now < AT_LAST, f"somebody waits for ever at {world.now:.0f}: {world.waiting()}"
-                if len(model.done) == len(CHAINS):
-                    continue
-                if world.now >= QUIET:
-                    if not world.alive:
-                        begin()
-                elif runs < MOST and chance.random() < crash:
-                    chance.choice([one for one in world.processes if not one.dead]).dead = True
-                    begin()
-                elif chance.random() < stop:
-                    until = world.now + chance.choice([5.0, LEASE / 2, LEASE + 5, 4 * LEASE])
-                    chance.choice(world.processes).stopped_until = until
+            world.run(between)
         finally:
             world.end()
     assert Store(root).done(CHAINS) == {*CHAINS}
