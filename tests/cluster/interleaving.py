@@ -157,9 +157,9 @@ class World:
             leases.close()
 
     @property
-    def alive(self) -> bool:
-        """Whether anybody is at work."""
-        return any(not thread.process.dead for thread in self._threads)
+    def at_work(self) -> list[Process]:
+        """Processes that live and have something to do yet."""
+        return list({thread.process: None for thread in self._threads if not thread.process.dead})
 
     def waiting(self) -> str:
         """Who is not over, and where in the code."""
