@@ -348,6 +348,12 @@ def test_no_interleaving_of_runs_breaks_a_law(tmp_path, monkeypatch):
     run_seeds(tmp_path, monkeypatch, ENOUGH)
 
 
+def test_a_seed_makes_the_same_interleaving_again(tmp_path, monkeypatch, caplog):
+    caplog.set_level(logging.ERROR)
+    worlds = [interleaving(tmp_path / "store", 114, monkeypatch) for _ in range(2)]
+    assert worlds[0].steps == worlds[1].steps and worlds[0].now == worlds[1].now
+
+
 def _overwrites(files: Files, path: str, content: bytes) -> bool:
     files.write_bytes(path, content)
     return True
