@@ -38,7 +38,7 @@ def declare(commands: Any) -> None:
         "prune",
         _prune,
         "free the disk of weights that no pending trial starts from (but those of sweeps with keep: all), and of what "
-        "broken runs left",
+        "broken runs and leases left",
         ["prune --dry-run", "prune --store DIR"],
         _takes_dry_run,
         takes_store,

@@ -86,7 +86,7 @@ class Snapshot:
     def _make_room(self, stay: int) -> None:
         """Remove all whole checkpoints but so many of the newest."""
         for old in sorted(_kept(self.target.parent), key=_step)[:-stay] if self.first else ():
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
 
 
 def take(folder: Path, engine: Engine, state: State) -> Snapshot:
@@ -97,7 +97,7 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
     ranks = engine.ranks
     aside, target = folder / f".step-{state.step}", folder / f"step-{state.step}"
     for stale in (aside, target):
-        shutil.rmtree(stale, ignore_errors=True)
+        _remove(stale)
     ranks.barrier()
     with ranks.together():
         aside.mkdir(parents=True, exist_ok=True)
@@ -115,6 +115,13 @@ def take(folder: Path, engine: Engine, state: State) -> Snapshot:
         rank=ranks.rank,
         files={own: random, **engine.snapshot(aside)},
     )
+
+
+def _remove(checkpoint: Path) -> None:
+    """Its record first: what stays where a disk fails never counts as a checkpoint, before which others make room."""
+    with contextlib.suppress(OSError):
+        (checkpoint / RECORD).unlink()
+    shutil.rmtree(checkpoint, ignore_errors=True)
 
 
 def limit_tokens(folder: Path, tokens: int) -> None:

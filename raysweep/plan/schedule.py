@@ -175,15 +175,24 @@ class Schedule:
         return self._drop(broken) if broken.failures >= give_up_after else []
 
     def put_back(self, trial: str, *, stage: str, holder: str) -> None:
-        """A trial that was handed out did not start, since somebody outside is at work on one of its stages."""
-        path = self._paths.pop(trial)
+        """A trial that was handed out did not start, since somebody outside is at work on one of its stages.
+
+        Some of them may have been committed since it was handed out, that one too.
+        """
+        path = [one for one in self._paths.pop(trial) if not one.done]
+        self._left += 1
+        self._blocked = None
+        if not path:
+            self._ready.append(trial)
+            return
         for one in path:
             one.left += 1
             one.holder = None
         path[-1].trials.insert(0, trial)
-        self._left += 1
-        self._blocked = None
-        until = next(place for place, one in enumerate(path, start=1) if one.name == stage)
+        until = next((place for place, one in enumerate(path, start=1) if one.name == stage), 0)
+        if not until:
+            self._offer(path[0])
+            return
         for one in path[:until]:
             one.holder = holder
         self._outside[stage] = path[:until]

@@ -31,7 +31,7 @@ from typing import Any, TypeVar
 from raysweep.errors import StoreError
 from raysweep.store.files import Files
 
-__all__ = ["BEAT", "LEASE", "Acquired", "Lease", "Leases", "News", "beating"]
+__all__ = ["BEAT", "LEASE", "Acquired", "Lease", "Leases", "News", "beating", "left_by_leases"]
 
 BEAT = 10.0  # seconds between two signs of life
 LEASE = 60.0  # seconds without a new one after which a holder is taken for dead
@@ -131,10 +131,11 @@ class Leases:
         """Say for good of stages that are held that they are in the store, or given back without that."""
         word = json.dumps({"ended": COMMITTED if committed else GIVEN_UP, "by": self._id}).encode()
         for stage in stages:
-            token = self._held.pop(stage, None)
+            token = self._held.get(stage)
             if token is not None:
                 end = f"{HOME}/{stage}/{token}.end"
                 self._patiently(lambda end=end: self._files.create(end, word))
+                del self._held[stage]  # not before: who could not say it can say it again
 
     def news(self) -> list[News]:
         """What became of the stages that blocked; the store is looked at now and then only, and for these alone."""
@@ -195,7 +196,7 @@ class Leases:
         return None if content is None else _mapping(content).get("ended", GIVEN_UP)
 
     def _alive(self, lease: Lease) -> bool:
-        if _is_gone(lease.process):
+        if lease.by == self._id or _is_gone(lease.process):  # its own, and not held: the store failed when it was taken
             return False
         return self._changes(lease.by, self._patiently(lambda: self._files.read_bytes(f"{BEATS}/{lease.by}")))
 
@@ -248,6 +249,32 @@ def beating(leases: Leases) -> Iterator[Leases]:
         over.set()
         thread.join()
         leases.close()
+
+
+def left_by_leases(files: Files, *, before: float) -> dict[str, int]:
+    """What nobody needs of leases and was last written before a time (s), in one listing: its path and its bytes.
+
+    Signs of life that ceased, writes that broke off, and all numbers of a committed stage but the highest. That one stays:
+    were numbers given again, one who slept would take the next holder's checkpoints for those of a lower number.
+    """
+    there = files.below(HOME)
+    old = {path for path, (written, _) in there.items() if 0 < written < before * 1e9}
+    found = {path for path in old if path.startswith(f"{BEATS}/") or path.endswith(".aside")}
+    of_stage: dict[str, list[str]] = {}
+    for path in sorted(there.keys() - found):
+        of_stage.setdefault(path.rpartition("/")[0], []).append(path)
+    for home, paths in of_stage.items():
+        last = max(map(_token_in, paths))
+        lower = [path for path in paths if _token_in(path) < last]
+        if lower and old.issuperset(paths):
+            end = _mapping(files.read_bytes(f"{home}/{last}.end")) if f"{home}/{last}.end" in paths else {}
+            found.update(lower if end.get("ended") == COMMITTED else ())
+    return {path: there[path][1] for path in sorted(found)}
+
+
+def _token_in(path: str) -> int:
+    number = path.rpartition("/")[2].removesuffix(".end")
+    return int(number) if number.isdigit() else -1
 
 
 def _mapping(content: bytes | None) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a store could do without: weights that no pending trial starts from, and what broken runs left behind.
+"""What a store could do without: weights that no pending trial starts from, what broken runs and leases left behind.
 
 Weights of a sweep that says `keep: all` are asked for, whether or not a trial is pending.
 """
@@ -13,6 +13,7 @@ from typing import Any
 
 from raysweep.errors import BadInput
 from raysweep.forecast.cost import spent
+from raysweep.store.leases import left_by_leases
 from raysweep.store.stages import weights_at
 from raysweep.store.store import Store
 from raysweep.store.sweep_text import read_sweep_text
@@ -50,9 +51,10 @@ def spare(store: Store, *, untouched_for: float = DAY) -> list[Spare]:
         if record.get("files") and name not in wanted
     ]
     before = time.time() - untouched_for
-    return found + [
+    found += [
         Spare(path, store.files.size(path), what) for path, what, touched in store.leftovers() if touched < before
     ]
+    return found + [Spare(path, size, LEASED) for path, size in left_by_leases(store.files, before=before).items()]
 
 
 def cost_of(record: Mapping[str, Any]) -> float:
@@ -63,6 +65,7 @@ def cost_of(record: Mapping[str, Any]) -> float:
         return 0.0
 
 
+LEASED = "leases of runs that are over"
 UNUSED = "weights that no pending trial starts from"
 
 

@@ -37,7 +37,7 @@ class Submissions:
         names = [name for name in self._files.names("sweeps") if re.fullmatch(NAME_PATTERN, name)]
         plans = self._files.among([path for name in names for path in (_former(name), _path(name, 1))])
         there = {plan.split("/")[1] for plan in plans}
-        return [name for name in names if name in there]
+        return [name for name in names if name in there or len(self.paths(name)) > 1]  # the first may be set aside
 
     def problems(self, name: str) -> dict[str, StoreError]:
         """What is wrong with each submission of a sweep, by its path."""
@@ -74,8 +74,7 @@ class Submissions:
             if new is None:
                 return
             content = (json.dumps(new, indent=1, allow_nan=False, default=str) + "\n").encode()
-            next_number = _number(paths[-1]) + 1 if name in self.sweeps() else 1
-            if self._files.create(_path(name, next_number), content):
+            if self._files.create(_path(name, _number(paths[-1]) + 1), content):
                 return
 
     def paths(self, name: str) -> list[str]:

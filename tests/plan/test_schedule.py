@@ -200,6 +200,18 @@ def test_a_stage_that_is_trained_elsewhere_is_waited_for_and_taken_over() -> Non
     assert schedule.next() == "ab" and schedule.left == 0
 
 
+@pytest.mark.parametrize("there", ["ab", "abc"])
+def test_a_trial_that_is_put_back_is_not_lost_where_its_stages_were_committed_meanwhile(there: str) -> None:
+    """Whoever was found at work on the first stage was through with it by the time the later one was looked at."""
+    schedule = Schedule(chains("abc"))
+    trial = schedule.next()
+    schedule.committed(there)
+    schedule.put_back(trial, stage="a", holder="another sweep")
+    assert (schedule.waiting(), schedule.left) == ({}, 1)
+    assert (schedule.next(), schedule.left) == ("abc", 0)
+    assert schedule.path("abc") == tuple({"ab": ["abc"], "abc": []}[there])
+
+
 @pytest.mark.parametrize("trials", [10_000, 40_000])
 def test_a_hand_out_does_not_depend_on_how_many_trials_there_are(trials: int) -> None:
     forest = {f"{trial}": (f"a{trial % (trials // 10)}", f"b{trial}") for trial in range(trials)}

@@ -5,13 +5,8 @@ Each act is done with the k-th operation killed or failing, for every k that it 
 
 from __future__ import annotations
 
-import shutil
-import uuid
-from dataclasses import dataclass
-from pathlib import Path
-
 import pytest
-from crashing import Killed, crashing
+from crashing import Killed, Place, crashing
 from storing import TRAINED, commit, node
 
 from raysweep.errors import StoreError
@@ -79,26 +74,6 @@ ACTS = {
 }  # fmt: skip
 
 
-@dataclass
-class Place:
-    """Where stores are made: each a copy of one that was begun."""
-
-    root: str
-    base: Path | None
-
-    def begun(self, begin) -> str:
-        url = self.root.replace("/store?", f"/{uuid.uuid4().hex[:8]}?")
-        if self.base is None:
-            begin(Store(url))
-            return url
-        first, copy = self.base / begin.__name__, self.base / "copy"
-        if not first.exists():
-            begin(Store(first))
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(first, copy)
-        return str(copy)
-
-
 @pytest.fixture(params=["disk", pytest.param("s3", marks=pytest.mark.slow)])
 def place(request, tmp_path):
     return Place("", tmp_path) if request.param == "disk" else Place(request.getfixturevalue("bucket"), None)
@@ -110,7 +85,7 @@ def test_no_operation_leaves_a_store_that_is_wrong(place, act, request):
     with crashing(place.begun(begin), "kill", None) as (store, counter):
         do(store)
     most = counter.count
-    for how in ("kill", "fail") if place.base else ("kill", "fail", "late"):
+    for how in place.ways:
         for k in range(1, most + 1):
             url = place.begun(begin)
             with crashing(url, how, k) as (store, counter):
@@ -122,7 +97,7 @@ def test_no_operation_leaves_a_store_that_is_wrong(place, act, request):
             do(Store(url))
             assert is_done(Store(url)), f"{how} at {k} of {most}: done again"
             check(Store(url), act, f"{how} at {k} of {most}, done again")
-    print(f"\n{act} on {'disk' if place.base else 's3'}: {most} operations")
+    print(f"\n{act} on {place.name}: {most} operations")
 
 
 def check(store: Store, act: str, when: str) -> None:

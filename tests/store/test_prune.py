@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 from storing import commit
@@ -12,6 +13,7 @@ from sweeps import small
 
 from raysweep.cli import main
 from raysweep.plan.plan import sweep_digest
+from raysweep.store.leases import Leases
 from raysweep.store.prune import needed, prune, spare
 from raysweep.store.store import Store
 
@@ -113,3 +115,50 @@ def test_the_command_shows_first_and_frees_when_told(filled, capsys):
     assert told["freed"] == 10 and [row["seconds"] for row in told["spare"]] == [14.0]
     assert main(["prune", "--store", store.url]) == 0
     assert "0 B freed" in capsys.readouterr().out
+
+
+def leave_leases(store: Store) -> dict[str, Leases]:
+    """What runs leave: of a stage that was committed by the second, of one that was given back, of one that is held."""
+    runs = {name: Leases(store.files, holder=name) for name in ("first", "second", "third")}
+    for name, stage, committed in [
+        ("first", "committed", False),
+        ("second", "committed", True),
+        ("first", "given-back", False),
+        ("second", "given-back", False),
+        ("first", "held", False),
+    ]:
+        runs[name].acquire([stage])
+        runs[name].release([stage], committed=committed)
+    runs["third"].acquire(["held"])
+    return runs
+
+
+def grow_old(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        os.utime(path, (time.time() - 100_000,) * 2)
+
+
+def test_what_leases_leave_goes_once_a_day_has_passed_and_no_number_is_given_twice(tmp_path):
+    store = Store(tmp_path / "store")
+    runs = leave_leases(store)
+    (tmp_path / "store/leases/committed/.2.0123abcd.aside").write_bytes(b"of one who was killed")
+    assert spare(store) == [], "all of it may be at work"
+    grow_old(tmp_path / "store/leases")
+    runs["third"].beat()
+    found = spare(store)
+    gone = {"beats/" + runs["first"]._id, "beats/" + runs["second"]._id}
+    gone |= {"committed/1", "committed/1.end", "committed/.2.0123abcd.aside"}
+    assert {one.path for one in found} == {f"leases/{name}" for name in gone}
+    assert prune(store, found) == sum(one.bytes for one in found) > 0
+    assert spare(store) == []
+    late = Leases(store.files, holder="late")
+    assert late.acquire(["committed", "given-back"]).tokens == {"committed": 3, "given-back": 3}
+    assert late.acquire(["held"]).blocked.token == 2
+
+
+def test_leases_of_a_stage_that_anybody_touched_stay(tmp_path):
+    store = Store(tmp_path / "store")
+    leave_leases(store)
+    grow_old(tmp_path / "store/leases")
+    Leases(store.files, holder="late").acquire(["committed"])
+    assert all("/committed/" not in one.path for one in spare(store))

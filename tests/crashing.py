@@ -1,15 +1,21 @@
 """A layer under `Files` that counts what changes a store, and kills the process or lets one operation fail at the k-th.
 
 On a disk every operation of the system below the store's folder counts: a file opened to be written, a rename, a link, a
-folder made, a file removed. In a bucket every request that changes an object does.
+folder made, a file removed, a file or a folder brought down to the disk (who is killed there leaves half of the file). In a
+bucket every request that changes an object does.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import stat
 import sys
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow.fs as pafs
@@ -19,6 +25,7 @@ from raysweep.store.store import Store
 
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename": 2, "os.link": 2, "os.remove": 1, "os.rmdir": 1, "os.mkdir": 1, "os.truncate": 1}
+BELOW_A_HANDLE = ("os.remove", "os.rmdir")  # as `rmtree` removes: a name, and the handle of the folder that it is in
 
 
 class Killed(BaseException):
@@ -59,11 +66,45 @@ def _hear(event: str, arguments: tuple[Any, ...]) -> None:
         paths = (path,)
     else:
         changes, paths = event in CHANGES, arguments[: CHANGES.get(event, 0)]
+        if event in BELOW_A_HANDLE and arguments[1] >= 0:
+            paths = (f"{_named(arguments[1])}/{os.fspath(paths[0])}",)
     if changes and any(isinstance(one, str | os.PathLike) and os.fspath(one).startswith(root) for one in paths):
         counter.step()
 
 
 sys.addaudithook(_hear)
+_fsync = os.fsync
+
+
+def _named(handle: int) -> str:
+    return os.readlink(f"/proc/self/fd/{handle}")
+
+
+def _sync(handle: int) -> None:
+    if not _watched or not _named(handle).startswith(_watched[-1][0]):
+        return
+    counter, was_alive = _watched[-1][1], not _watched[-1][1].dead
+    try:
+        counter.step()
+    except Killed:
+        found = os.fstat(handle)
+        if was_alive and stat.S_ISREG(found.st_mode):
+            watch = _watched.pop()
+            os.truncate(_named(handle), found.st_size // 2)
+            _watched.append(watch)
+        raise
+
+
+@contextmanager
+def watching(folder: Path, counter: Counter) -> Iterator[None]:
+    """Operations of the system below a folder count."""
+    os.fsync = _sync
+    _watched.append((str(folder), counter))
+    try:
+        yield
+    finally:
+        _watched.pop()
+        os.fsync = _fsync
 
 
 class Counted:
@@ -97,14 +138,11 @@ def crashing(url: str, how: str, k: int | None) -> Iterator[tuple[Store, Counter
     if files.local is not None:
         files._create  # noqa: B018 — it is chosen by the kind of place, before that is wrapped
         files._fs = Counted(files._fs, counter)
-        _watched.append((str(files.local), counter))
-    else:
-        _count_requests(files, counter)
-    try:
-        yield store, counter
-    finally:
-        if files.local is not None:
-            _watched.pop()
+        with watching(files.local, counter):
+            yield store, counter
+        return
+    _count_requests(files, counter)
+    yield store, counter
 
 
 def _count_requests(files: Files, counter: Counter) -> None:
@@ -113,3 +151,34 @@ def _count_requests(files: Files, counter: Counter) -> None:
     files.put_file = lambda source, path: counter.step(lambda: plain.put_file(source, path))
     files.bring = plain.bring
     files._fs = Counted(files._fs, counter)
+
+
+@dataclass
+class Place:
+    """Where stores are made: each a copy of one that was begun."""
+
+    root: str
+    base: Path | None
+
+    def begun(self, begin: Callable[[Store], None]) -> str:
+        """The URL of a store in which `begin` was done."""
+        url = self.root.replace("/store?", f"/{uuid.uuid4().hex[:8]}?")
+        if self.base is None:
+            begin(Store(url))
+            return url
+        first, copy = self.base / begin.__name__, self.base / "copy"
+        if not first.exists():
+            begin(Store(first))
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(first, copy)
+        return str(copy)
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return "disk" if self.base else "s3"
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """How an operation may go wrong here: see `Counter`."""
+        return ("kill", "fail") if self.base else ("kill", "fail", "late")
