@@ -22,6 +22,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow.fs as pafs
 
 from raysweep.errors import BadInput
+from raysweep.store.checksums import synced
 
 __all__ = ["Create", "creating", "s3_client"]
 
@@ -68,7 +69,7 @@ def on_disk(target: str, content: bytes) -> bool:
         with contextlib.suppress(OSError):
             os.unlink(aside)
     if created:
-        _sync_folder(folder)
+        synced(Path(folder))
     return created
 
 
@@ -82,14 +83,6 @@ def _link(aside: str, target: str) -> bool:
             return False
         raise
     return True
-
-
-def _sync_folder(folder: str) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def on_s3(client: Any) -> Create:

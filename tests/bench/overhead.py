@@ -81,9 +81,9 @@ def _environment() -> dict[str, str]:
 
 
 def _in_own_process(name: str) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, __file__, name], check=True, capture_output=True, text=True, env=_environment()
-    )
+    done = subprocess.run([sys.executable, __file__, name], capture_output=True, text=True, env=_environment())
+    if done.returncode:
+        raise SystemExit(f"the contender {name} failed:\n{done.stderr[-4000:]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
