@@ -28,7 +28,7 @@ import torch
 from raysweep.learn import snapshot
 from raysweep.learn.engine import Engine
 
-__all__ = ["LIMIT", "RECORD", "State", "Snapshot", "limit_tokens", "resume", "take", "token_limit"]
+__all__ = ["damage", "LIMIT", "RECORD", "State", "Snapshot", "limit_tokens", "resume", "take", "token_limit"]
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +66,7 @@ class Snapshot:
         """Put this rank's files on disk, after older checkpoints than the newest have made room."""
         self._make_room(1)
         digests = {path.relative_to(self.aside).as_posix(): _written(state, path) for path, state in self.files.items()}
-        _write_down(_manifest(self.aside, self.rank), json.dumps(digests))
+        _write_down(_manifest(self.aside, self.rank), json.dumps({"files": digests, "digest": _digest_of(digests)}))
 
     def publish(self) -> None:
         """Make it count; call it when every rank has written."""
@@ -160,6 +160,14 @@ def resume(folder: Path, engine: Engine) -> State:
             return _taken_up(newest, engine)
 
 
+def damage(checkpoint: Path) -> str | None:
+    """What of a checkpoint, where the files of all its ranks lie together, is not as it was written; None where all is."""
+    record = _record_in(checkpoint)
+    if record is None:
+        return f"its {RECORD} is not what was written"
+    return next(filter(None, (_wrong(checkpoint, rank) for rank in range(record["world_size"]))), None)
+
+
 def _taken_up(newest: Path, engine: Engine) -> State:
     record = _record_in(newest)
     assert record is not None
@@ -188,9 +196,12 @@ def _is_whole(checkpoint: Path, engine: Engine) -> bool:
 def _wrong(checkpoint: Path, rank: int) -> str | None:
     """What of a rank's files is not as it was written."""
     try:
-        digests = json.loads(_manifest(checkpoint, rank).read_text())
+        said = json.loads(_manifest(checkpoint, rank).read_text())
+        digests = said["files"]
+        if said["digest"] != _digest_of(digests):
+            return f"{_manifest(checkpoint, rank).name} is not what was written"
         altered = [name for name, digest in digests.items() if snapshot.digest(checkpoint / name) != digest]
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, LookupError, TypeError) as error:
         return f"the files of worker {rank} cannot be checked ({type(error).__name__}: {error})"
     return f"{altered[0]} is not what was written" if altered else None
 

@@ -9,8 +9,9 @@ to a folder of each machine, and put there as they come:
 The token is that of the lease under which the stage is trained. Who takes a stage over has a higher one: it goes on from
 copies of what lower ones left, and removes that once it has checkpoints of its own. Nobody touches a higher token's.
 
-A machine writes checkpoints on its own disk; `Mirror` copies each that is whole, the newest only, beside the training. A
-name in `parts/` is `<step>.<machines>.<attempt>.<machine>`: a step counts once all machines of one attempt have put theirs.
+A machine writes checkpoints on its own disk; `Mirror` copies each that is whole, beside the training, and keeps the newest and
+the one before it. A name in `parts/` is `<step>.<machines>.<attempt>.<machine>`: a step counts once all machines of one attempt
+have put theirs.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from raysweep.learn.checkpoints import LIMIT, RECORD
+from raysweep.learn.checkpoints import LIMIT, RECORD, damage
 from raysweep.learn.ranks import Ranks
 from raysweep.plan.plan import Node
 from raysweep.store.files import Files
@@ -184,12 +185,22 @@ class Mirror:
             found = {step: path for path in sources for step in self._whole(path)}
             newest = max(found, default=-1)
             self._there = newest if found.get(newest) == self._path else -1
-            have = self._newest() if self._machines == 1 else newest if self._has(newest) else -1
-            if have < newest:
-                self._files.bring(f"{found[newest]}/step-{newest}", self._folder / f"step-{newest}")
-                _log.info("the checkpoint after step %d was brought from %s", newest, self._files.name)
+            next(filter(None, (self._has_or_brings(step, found[step]) for step in sorted(found, reverse=True))), None)
         except Exception as error:  # whatever the library of such a place raises
             _log.warning("no checkpoint could be brought from %s/%s: %s", self._files.name, self._home, error)
+
+    def _has_or_brings(self, step: int, path: str) -> bool:
+        """Whether this machine has a checkpoint, or works alone and has a newer one, or now has it, as it was written."""
+        if self._has(step) or (self._machines == 1 and self._newest() > step):
+            return True
+        checkpoint = self._folder / f"step-{step}"
+        self._files.bring(f"{path}/{checkpoint.name}", checkpoint)
+        if problem := damage(checkpoint):
+            _log.warning("%s/%s is not used: %s; the one before it is brought", path, checkpoint.name, problem)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            return False
+        _log.info("the checkpoint after step %d was brought from %s", step, self._files.name)
+        return True
 
     def __enter__(self) -> Mirror:
         self._thread.start()
@@ -232,15 +243,18 @@ class Mirror:
         return pinned
 
     def _drop_older(self) -> None:
-        """What is older than the newest whole checkpoint is of no use, and what lower tokens left neither."""
-        newest = max(self._whole(self._path), default=-1)
+        """What is older than the newest whole checkpoint and the one before it is of no use, and what lower tokens left
+        neither."""
+        stay = sorted(set(self._whole(self._path)))[-2:]
+        if not stay:
+            return
         for name in self._files.names(self._path):
-            if name.startswith("step-") and int(name.removeprefix("step-")) < newest:
+            if name.startswith("step-") and int(name.removeprefix("step-")) < stay[0]:
                 self._files.remove(f"{self._path}/{name}")
         for name in self._files.names(f"{self._path}/parts"):
-            if int(name.split(".")[0]) < newest:
+            if int(name.split(".")[0]) < stay[0]:
                 self._files.remove(f"{self._path}/parts/{name}")
-        if newest >= 0 and not self._lower_gone:
+        if not self._lower_gone:
             _remove(self._files, self._home, below=self._token)
             self._lower_gone = True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -91,6 +92,10 @@ def flip(file: Path) -> None:
     file.write_bytes(bytes(content))
 
 
+def empty(file: Path) -> None:
+    file.write_bytes(b"{}")
+
+
 def files_of(checkpoint: Path) -> list[Path]:
     return sorted(path for path in checkpoint.rglob("*") if path.is_file())
 
@@ -106,7 +111,7 @@ def test_whatever_is_damaged_in_the_newest_checkpoint_the_one_before_is_taken(
     assert {name.suffix for name in names} == {".json", ".pt"}
     with Engine(small, training=training(epochs=4), total_steps=12, runtime=runtime) as engine:
         assert resume(kept, engine).step == 7
-        for number, (name, damage) in enumerate(product(names, (truncate, flip, Path.unlink))):
+        for number, (name, damage) in enumerate(product(names, (truncate, flip, empty, Path.unlink))):
             again = tmp_path / f"again-{number}"
             shutil.copytree(kept, again)
             damage(again / "step-7" / name)
@@ -164,7 +169,7 @@ def test_a_crafted_checkpoint_runs_no_code(stage, tmp_path, at_once, zero, kind)
         else:
             torch.save({"module": Attack(mark)}, file, _use_new_zipfile_serialization=kind == "zip")
         manifest = crafted / "step-7" / "files-0.json"
-        manifest.write_text(manifest.read_text().replace(digest_in(manifest, name), snapshot.digest(file)))
+        manifest.write_text(with_digest(manifest, name, snapshot.digest(file)))
         with pytest.raises(TrialFailed, match="could run code"):
             stage(crafted, zero=zero)
         assert not mark.exists()
@@ -174,8 +179,11 @@ def test_a_crafted_checkpoint_runs_no_code(stage, tmp_path, at_once, zero, kind)
     assert mark.exists()  # the attack is one
 
 
-def digest_in(manifest: Path, name: Path) -> str:
-    return json.loads(manifest.read_text())[name.as_posix()]
+def with_digest(manifest: Path, name: Path, digest: str) -> str:
+    """What a list of files says with another digest for one of them."""
+    files = json.loads(manifest.read_text())["files"] | {name.as_posix(): digest}
+    own = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    return json.dumps({"files": files, "digest": own})
 
 
 def test_a_checkpoint_under_another_steps_name_is_not_taken_for_it(stage, tmp_path, at_once, small, training):

@@ -120,7 +120,7 @@ MUTANTS = (
     Mutant(
         "a resumed stage draws its dropout anew",
         "raysweep/learn/checkpoints.py",
-        "    _set_random_state(torch.load(_rng(newest, engine.ranks.rank), weights_only=True))\n",
+        "    _set_random_state(snapshot.read(_rng(newest, engine.ranks.rank)))\n",
         "",
         f"{LAWS}::test_a_resumed_stage_with_dropout_ends_in_the_same_bits",
     ),

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -40,12 +42,19 @@ def machine(monkeypatch, tmp_path):
 
 
 def keep(folder: Path, step: int, content: bytes = b"shard") -> None:
-    """A whole checkpoint, as training leaves one: the newest only."""
+    """A whole checkpoint, as training leaves one."""
     aside = folder / f".step-{step}"
     (aside / "deep").mkdir(parents=True)
     (aside / "deep" / "shard.pt").write_bytes(content)
-    (aside / RECORD).write_text("{}")
+    files = {"deep/shard.pt": sha256(content).hexdigest()}
+    (aside / "files-0.json").write_text(json.dumps({"files": files, "digest": digest_of(files)}))
+    record = {"step": step, "world_size": 1, "zero": 3}
+    (aside / RECORD).write_text(json.dumps(record | {"digest": digest_of(record)}))
     aside.rename(folder / f"step-{step}")
+
+
+def digest_of(value: dict) -> str:
+    return sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def until(happens) -> None:
@@ -65,7 +74,7 @@ def test_another_machine_goes_on_from_the_newest_checkpoint_and_nothing_is_left_
     with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as folder:
         for step in (3, 8):
             keep(folder, step, b"%d" % step)
-            until(lambda step=step: there(store) == {str(step)})
+            until(lambda step=step: str(step) in there(store))
         raise ConnectionError("the node is gone")
     machine("two")
     with in_flight(store, node(), ALONE, token=2) as folder:
@@ -91,7 +100,25 @@ def test_a_checkpoint_that_only_some_machines_have_put_is_none(store, tmp_path):
     assert [path.name for path in c.glob("*")] == ["step-2"], "of step 4 the half is missing"
     keep(b, 4)
     second._put(4)
-    assert there(store) == {"4"}, "what is older is of no use"
+    assert there(store) == {"2", "4"}, "the newest one and the one before"
+    keep(a, 6), keep(b, 6)
+    first._put(6), second._put(6)
+    assert there(store) == {"4", "6"}, "what is older is of no use"
+
+
+@pytest.mark.parametrize("file", [RECORD, "files-0.json", "deep/shard.pt"])
+def test_of_a_damaged_checkpoint_in_a_bucket_the_one_before_is_brought(store, machine, caplog, file):
+    machine("one")
+    with pytest.raises(ConnectionError), in_flight(store, node(), ALONE, token=1) as folder:
+        for step in (3, 8):
+            keep(folder, step, b"%d" % step)
+            until(lambda step=step: str(step) in there(store))
+        raise ConnectionError("the node is gone")
+    store.files.write_bytes(f".in-flight/{node().id}/1/step-8/{file}", b"{}")
+    machine("two")
+    with in_flight(store, node(), ALONE, token=2) as folder:
+        assert [path.name for path in folder.glob("step-*")] == ["step-3"]
+        assert "step-8 is not used" in caplog.text
 
 
 def test_a_checkpoint_that_is_removed_while_it_is_put_is_put_whole(store, machine, monkeypatch):
@@ -185,6 +212,6 @@ def test_what_lower_tokens_left_in_a_bucket_goes_once_there_is_a_newer_one(store
     with in_flight(store, node(), ALONE, token=2) as folder:
         assert there(store) == {"3"}
         keep(folder, 6)
-        until(lambda: there(store, 2) == {"6"} and not there(store))
+        until(lambda: "6" in there(store, 2) and not there(store))
         store.files.write_bytes(f".in-flight/{node().id}/3/parts/9.1.x.y", b"")  # somebody took over
     assert there(store, 3) == {"9"}, "nobody removes what a higher token has"
