@@ -84,7 +84,7 @@ def test_two_workers_agree_with_one(cluster, tmp_path):
     records = [json.loads(path.read_text()) for path in (tmp_path / "two" / "stages").glob("*/record.json")]
     assert {(record["engine"]["world_size"], record["engine"]["backend"]) for record in records} == {(2, "gloo")}
     left = {path.name for path in (tmp_path / "two").iterdir() if not path.name.startswith(".")}
-    assert left <= {"models", "stages", "sweeps", "trials"}, "Ray leaves nothing in the store"
+    assert left <= {"leases", "models", "stages", "sweeps", "trials"}, "Ray leaves nothing in the store"
 
 
 def test_a_worker_group_of_one_gives_the_same_bits(cluster, tmp_path):
